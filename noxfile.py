@@ -32,23 +32,20 @@ def install_engine(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS)
-def tests(session: nox.Session) -> None:
-    """Run the tests with the newest dependencies, and coverage on the newest Python."""
-    session.install("-e", ".", *group("tests", "oracles"))
-    if session.python != PYTHONS[-1] or session.posargs:
+@nox.parametrize("dependencies", [nox.param(NEWEST, id="newest"), nox.param(OLDEST, id="oldest")])
+def tests(session: nox.Session, dependencies: list[str]) -> None:
+    """Run the tests with the newest and the oldest dependencies, and coverage on the newest Python."""
+    if dependencies is OLDEST:
+        session.install("-e", ".", *OLDEST, *group("tests"))
+    else:
+        session.install("-e", ".", *group("tests", "oracles"))
+    if dependencies is OLDEST or session.python != PYTHONS[-1] or session.posargs:
         session.run("pytest", *session.posargs)
         return
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest")
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
-
-
-@nox.session(python=PYTHONS)
-def oldest(session: nox.Session) -> None:
-    """Run the tests with the oldest dependencies that pyproject.toml admits, and without the oracles."""
-    session.install("-e", ".", *OLDEST, *group("tests"))
-    session.run("pytest", *session.posargs)
 
 
 @nox.session

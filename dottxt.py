@@ -513,6 +513,14 @@ def _copy(value: Any, depth: int = 0) -> Any:
     return root
 
 
+def _to_text(value: Any, **options: Any) -> str:
+    """Return a JSON value's text."""
+    text = json.dumps(value, ensure_ascii=False, **options)
+    if "Infinity" in text:  # what 1e400 was read as; it has to be a number again
+        text = re.sub(r'("(?:[^"\\]|\\.)*")|Infinity', lambda match: match[1] or "1e999", text)
+    return text
+
+
 def _unescape(token: str) -> str:
     if "~" not in token:
         return token
@@ -601,13 +609,6 @@ class _Document:
         if opens:
             self._open, self._pointer = value, path
         return path, before
-
-    def text(self) -> str:
-        """Return the document as JSON text."""
-        text = json.dumps(self.root, ensure_ascii=False)
-        if "Infinity" in text:  # what 1e400 was read as; it has to be a number again
-            text = re.sub(r'("(?:[^"\\]|\\.)*")|Infinity', lambda match: match[1] or "1e999", text)
-        return text
 
     def fold(self, op: Op) -> PatchEvent:
         """Apply a received operation and return its event."""
@@ -1476,7 +1477,7 @@ class _Exchange:
     def _text(self) -> str:
         if self._parser.completion is not None:
             return self._parser.completion.text
-        return "" if self._document.root is _ABSENT else self._document.text()
+        return "" if self._document.root is _ABSENT else _to_text(self._document.root)
 
     def _invalid(self, error: json.JSONDecodeError) -> InvalidOutputError:
         completion = self._parser.completion
@@ -1686,15 +1687,16 @@ class _Client:
                 del client_kwargs[name]
         if "api_key" in client_kwargs:
             client_kwargs["api_key"] = _key(client_kwargs["api_key"])
+        sdk = self._sdk.with_options(**client_kwargs)
         arguments = {**self._arguments, **client_kwargs}
-        arguments["default_headers"] = {
-            **(self._arguments.get("default_headers") or {}),
-            **(client_kwargs.pop("default_headers", None) or {}),
-        }
+        for name in ("default_headers", "default_query"):
+            merged = {**(self._arguments.get(name) or {}), **(client_kwargs.get(name) or {})}
+            instead = arguments.pop(f"set_{name}", None)
+            arguments[name] = merged if instead is None else instead
         client = copy.copy(self)
         client._patch = self._patch or "base_url" in client_kwargs  # another server may have patch mode
         client._arguments = arguments
-        client._adopt(self._sdk.with_options(**client_kwargs))
+        client._adopt(sdk)
         return client
 
 
@@ -2008,7 +2010,7 @@ def _cli_print(text: str, file: typing.TextIO) -> None:
     print(text, file=file, flush=True)
 
 
-_cli_dumps = functools.partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_cli_dumps = functools.partial(_to_text, separators=(",", ":"))
 
 
 def _cli_schema(given: str) -> Any:

@@ -34,8 +34,8 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, overload
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from typing import Any, Generic, NoReturn, TypeVar, overload
 
 import openai
 import pydantic
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 ClientT = TypeVar("ClientT", bound="_Client")
 Op = dict[str, Any]  # one JSON Patch operation (RFC 6902 §4)
 Messages = str | list[Any]  # one user message, or OpenAI-style message dicts
@@ -302,7 +302,7 @@ def _schema_of_type(given: Any) -> dict[str, Any]:
     except Exception as error:
         raise InvalidSchemaError(
             f"Pydantic cannot describe response_format {_show(given)}: {error}. "
-            "Pass the class itself, a type that a TypeAdapter accepts, or a JSON Schema object"
+            "Pass the class itself, a TypeAdapter made where its names are known, or a JSON Schema object"
         ) from error
     _dumps(schema, f"the schema of {_show(given)}")
     if len(_type_schemas) >= 1024:  # types made on the fly must not add up
@@ -1141,6 +1141,10 @@ class _TextParser:
 # ------------------------------------------------------------------------------------------------
 
 
+# What stands for a key where none is needed may be an ordinary word, such as "whatever"; a key is longer.
+_KEY_LENGTH = 16
+
+
 def _key(api_key: str | None) -> str:
     """Return the key to send."""
     if api_key is not None and not isinstance(api_key, str):
@@ -1249,17 +1253,19 @@ def _parse_output(
 def _parse_completion(model: str, response_format: object, completion: Any) -> Any:
     """Return the value of the requested type that is in a completion."""
     # The SDK checks nothing: a proxy's HTML page is a str here, any other JSON a completion without choices.
-    text = completion if isinstance(completion, str) else ""
-    finish_reason, remark = None, "the response holds no choices"
     choices = getattr(completion, "choices", None)
-    if isinstance(choices, list) and choices:
-        reason = getattr(choices[0], "finish_reason", None)
-        finish_reason = reason if isinstance(reason, str) else None
-        message = getattr(choices[0], "message", None)
-        content = getattr(message, "content", None)
-        text = content if isinstance(content, str) else ""
-        calls_tool = getattr(message, "tool_calls", None) or getattr(message, "function_call", None)
-        remark = _remark(getattr(message, "refusal", None), bool(calls_tool))
+    if not isinstance(choices, list) or not choices:
+        text = completion if isinstance(completion, str) else ""
+        nothing = json.JSONDecodeError("Expecting a chat completion", text, 0)
+        remark = "the response holds no choices"
+        raise _invalid_output(nothing, model, response_format, text, None, remark) from nothing
+    reason = getattr(choices[0], "finish_reason", None)
+    finish_reason = reason if isinstance(reason, str) else None
+    message = getattr(choices[0], "message", None)
+    content = getattr(message, "content", None)
+    text = content if isinstance(content, str) else ""
+    calls_tool = getattr(message, "tool_calls", None) or getattr(message, "function_call", None)
+    remark = _remark(getattr(message, "refusal", None), bool(calls_tool))
     return _parse_output(model, response_format, text, finish_reason, remark)
 
 
@@ -1290,7 +1296,7 @@ def _refuses_patch_mode(error: openai.APIStatusError) -> bool:
 
 
 def _remove_key(error: BaseException, key: str) -> None:
-    if len(key) < 8:  # what stands for a key where none is needed may be an ordinary word
+    if len(key) < _KEY_LENGTH:
         return
     error.args = tuple(str(arg).replace(key, "[API key]") for arg in error.args)
     for name in ("message", "body"):
@@ -1579,8 +1585,8 @@ class AsyncPatchStream(Generic[T]):
     def __aiter__(self) -> AsyncPatchStream[T]:
         return self
 
-    def __anext__(self) -> Awaitable[PatchEvent]:
-        return self._events.__anext__()
+    async def __anext__(self) -> PatchEvent:
+        return await self._events.__anext__()
 
     async def __aenter__(self) -> AsyncPatchStream[T]:
         return self
@@ -1646,15 +1652,6 @@ async def _async_events(exchange: _Exchange) -> AsyncGenerator[PatchEvent, None]
             with contextlib.suppress(Exception):
                 async for _ in chunks:
                     pass
-
-
-class _ModelType(Protocol[T_co]):
-    """What a `BaseModel` subclass is to a type checker."""
-
-    def model_validate_json(self, json_data: str | bytes | bytearray, /) -> T_co: ...
-
-
-Typed = _ModelType[T] | pydantic.TypeAdapter[T]  # an output type that type checkers can follow
 
 
 class _Client:
@@ -1731,13 +1728,18 @@ class DotTxt(_Client):
     # fmt: off
     @overload
     def generate(
-        self, *, model: str, input: Messages, response_format: Typed[T], temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+        self, *, model: str, input: Messages, response_format: type[ModelT],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+    ) -> ModelT: ...
+    @overload
+    def generate(
+        self, *, model: str, input: Messages, response_format: pydantic.TypeAdapter[T],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
     ) -> T: ...
     @overload
     def generate(
-        self, *, model: str, input: Messages, response_format: object, temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+        self, *, model: str, input: Messages, response_format: object,
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
     ) -> Any: ...
     # fmt: on
     def generate(self, *, model: str, input: Messages, response_format: object, **options: Any) -> Any:
@@ -1769,13 +1771,18 @@ class DotTxt(_Client):
     # fmt: off
     @overload
     def generate_with_completion(
-        self, *, model: str, input: Messages, response_format: Typed[T], temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+        self, *, model: str, input: Messages, response_format: type[ModelT],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+    ) -> tuple[ModelT, ChatCompletion]: ...
+    @overload
+    def generate_with_completion(
+        self, *, model: str, input: Messages, response_format: pydantic.TypeAdapter[T],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
     ) -> tuple[T, ChatCompletion]: ...
     @overload
     def generate_with_completion(
-        self, *, model: str, input: Messages, response_format: object, temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+        self, *, model: str, input: Messages, response_format: object,
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
     ) -> tuple[Any, ChatCompletion]: ...
     # fmt: on
     def generate_with_completion(
@@ -1803,15 +1810,21 @@ class DotTxt(_Client):
     # fmt: off
     @overload
     def stream(
-        self, *, model: str, input: Messages, response_format: Typed[T], temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., timeout: Any = ...,
-        extra: Mapping[str, Any] | None = ...,
+        self, *, model: str, input: Messages, response_format: type[ModelT],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        timeout: Any = ..., extra: Mapping[str, Any] | None = ...,
+    ) -> PatchStream[ModelT]: ...
+    @overload
+    def stream(
+        self, *, model: str, input: Messages, response_format: pydantic.TypeAdapter[T],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        timeout: Any = ..., extra: Mapping[str, Any] | None = ...,
     ) -> PatchStream[T]: ...
     @overload
     def stream(
-        self, *, model: str, input: Messages, response_format: object, temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., timeout: Any = ...,
-        extra: Mapping[str, Any] | None = ...,
+        self, *, model: str, input: Messages, response_format: object,
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        timeout: Any = ..., extra: Mapping[str, Any] | None = ...,
     ) -> PatchStream[Any]: ...
     # fmt: on
     def stream(
@@ -1891,13 +1904,18 @@ class AsyncDotTxt(_Client):
     # fmt: off
     @overload
     async def generate(
-        self, *, model: str, input: Messages, response_format: Typed[T], temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+        self, *, model: str, input: Messages, response_format: type[ModelT],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+    ) -> ModelT: ...
+    @overload
+    async def generate(
+        self, *, model: str, input: Messages, response_format: pydantic.TypeAdapter[T],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
     ) -> T: ...
     @overload
     async def generate(
-        self, *, model: str, input: Messages, response_format: object, temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+        self, *, model: str, input: Messages, response_format: object,
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
     ) -> Any: ...
     # fmt: on
     async def generate(self, *, model: str, input: Messages, response_format: object, **options: Any) -> Any:
@@ -1910,13 +1928,18 @@ class AsyncDotTxt(_Client):
     # fmt: off
     @overload
     async def generate_with_completion(
-        self, *, model: str, input: Messages, response_format: Typed[T], temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+        self, *, model: str, input: Messages, response_format: type[ModelT],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+    ) -> tuple[ModelT, ChatCompletion]: ...
+    @overload
+    async def generate_with_completion(
+        self, *, model: str, input: Messages, response_format: pydantic.TypeAdapter[T],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
     ) -> tuple[T, ChatCompletion]: ...
     @overload
     async def generate_with_completion(
-        self, *, model: str, input: Messages, response_format: object, temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
+        self, *, model: str, input: Messages, response_format: object,
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ..., **extra: Any,
     ) -> tuple[Any, ChatCompletion]: ...
     # fmt: on
     async def generate_with_completion(
@@ -1944,15 +1967,21 @@ class AsyncDotTxt(_Client):
     # fmt: off
     @overload
     def stream(
-        self, *, model: str, input: Messages, response_format: Typed[T], temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., timeout: Any = ...,
-        extra: Mapping[str, Any] | None = ...,
+        self, *, model: str, input: Messages, response_format: type[ModelT],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        timeout: Any = ..., extra: Mapping[str, Any] | None = ...,
+    ) -> AsyncPatchStream[ModelT]: ...
+    @overload
+    def stream(
+        self, *, model: str, input: Messages, response_format: pydantic.TypeAdapter[T],
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        timeout: Any = ..., extra: Mapping[str, Any] | None = ...,
     ) -> AsyncPatchStream[T]: ...
     @overload
     def stream(
-        self, *, model: str, input: Messages, response_format: object, temperature: float | None = ...,
-        max_tokens: int | None = ..., seed: int | None = ..., timeout: Any = ...,
-        extra: Mapping[str, Any] | None = ...,
+        self, *, model: str, input: Messages, response_format: object,
+        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        timeout: Any = ..., extra: Mapping[str, Any] | None = ...,
     ) -> AsyncPatchStream[Any]: ...
     # fmt: on
     def stream(
@@ -1999,7 +2028,7 @@ class _Failure(ValueError):
 def _cli_print(text: str, file: typing.TextIO) -> None:
     """Print `text` at once: never the key, and JSON's escapes for what the file's encoding lacks."""
     key = os.environ.get("DOTTXT_API_KEY", "").strip()
-    if len(key) >= 8:  # a shorter one is the dummy that a local engine is given, and may be any word
+    if len(key) >= _KEY_LENGTH:
         # A server's answer may quote the key; a message may have cut that short with an ellipsis.
         head, tail = re.escape(key[:8]), re.escape(key[8:])
         text = re.sub(rf"{head}({tail}|[^\s…]*(?=…))", "***", text)

@@ -60,6 +60,7 @@ from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
 from random import Random
+from types import GenericAlias
 from typing import Annotated, Any, Literal, NewType, Optional, Union
 
 import anyio
@@ -862,6 +863,7 @@ REFUSALS: dict[str, tuple[Any, str, type[BaseException] | None]] = {
     "a member of an enum": (Priority.LOW, "Priority", None),
     "a class that Pydantic cannot describe": (Indescribable, "Indescribable", Exception),
     "a list of those": (list[Indescribable], "Indescribable", Exception),
+    "a name known elsewhere": (GenericAlias(list, ("Nowhere",)), "TypeAdapter made", Exception),
     "a type without a schema": (Callable[[int], int], "Callable", Exception),
     "a partial function": (functools.partial(int, base=2), "function", None),
     "None": (None, "None", None),
@@ -2120,6 +2122,7 @@ NO_OUTPUT: dict[str, Reply] = {
     "an empty object": json_reply({}),
     "an array": json_reply([]),
     "a string": json_reply("Hi"),
+    "a string that holds JSON": json_reply(json.dumps(TICKET)),
     "null": json_reply(None),
     "a web page": Reply(b"<html>Please log in</html>", headers={"Content-Type": "text/html"}),
     "a web page as JSON": Reply(b"<html>Please log in</html>"),
@@ -5390,6 +5393,9 @@ def test_a_local_engines_dummy_key_is_not_cut_out_of_words(
     monkeypatch.setenv("DOTTXT_API_KEY", "none")
     gateway.reply(completion('"nonetheless"'))
     assert run("generate", *ANY, "Hello").out == '"nonetheless"\n'
+    monkeypatch.setenv("DOTTXT_API_KEY", "not-needed")
+    gateway.reply(ndjson(op("", "It is not-needed.")))
+    assert "It is not-needed." in run("stream", *ANY, "Hello").out
 
 
 # Where it prints
@@ -7227,7 +7233,7 @@ def test_the_local_engine_serves_until_interrupted(monkeypatch: pytest.MonkeyPat
 # Both type checkers complain about an ignore that hides no error: each wrong call must be one.
 TYPED_USER = """
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportMissingModuleSource=false
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import dottxt
 from dottxt import AsyncDotTxt, AsyncPatchStream, DotTxt, PatchEvent, PatchStream, apply_add
@@ -7245,7 +7251,28 @@ TICKETS = TypeAdapter(list[Ticket])
 ASK = "I was charged twice."
 
 
+Model = TypeVar("Model", bound=BaseModel)
+Value = TypeVar("Value")
+
+
+class Asker(Generic[Model]):
+    def __init__(self, client: DotTxt, model: type[Model]) -> None:
+        self.client = client
+        self.model = model
+
+    def ask(self, text: str) -> Model:
+        return self.client.generate(model="m", input=text, response_format=self.model)
+
+    def stream(self, text: str) -> PatchStream[Model]:
+        return self.client.stream(model="m", input=text, response_format=self.model)
+
+
+async def ask(client: AsyncDotTxt, kind: TypeAdapter[Value]) -> Value:
+    return await client.generate(model="m", input=ASK, response_format=kind)
+
+
 def sync(client: DotTxt) -> None:
+    assert_type(Asker(client, Ticket).ask(ASK), Ticket)
     assert_type(client.generate(model="m", input=ASK, response_format=Ticket), Ticket)
     assert_type(client.generate(model="m", input=ASK, response_format=TICKETS), list[Ticket])
     assert_type(client.generate(model="m", input=ASK, response_format={}), Any)
@@ -8370,3 +8397,17 @@ def test_with_options_adds_to_headers_and_query_or_replaces_them(
         assert names(raw) == expected
         client.wait(raw.close())
     client.raw = first
+
+
+def test_an_event_can_be_awaited_in_a_task_of_its_own(gateway: Gateway) -> None:
+    gateway.reply(ndjson(op("", {}), op("/intent", "billing")))
+
+    async def main() -> list[str]:
+        async with AsyncDotTxt(api_key="test-key", base_url=gateway.url) as client:
+            stream = client.stream(model="m", input="Hello", response_format=Ticket)
+            first = await asyncio.create_task(anext(stream))
+            second = await asyncio.wait_for(anext(stream), 5)
+            assert await anext(stream, None) is None
+            return [first.field, second.field]
+
+    assert asyncio.run(main()) == ["", "intent"]

@@ -42,6 +42,9 @@ import pydantic
 from openai.types.chat import ChatCompletion
 from pydantic_core import PydanticCustomError, SchemaValidator, core_schema
 
+if typing.TYPE_CHECKING:
+    import openai.resources
+
 __version__ = "1.0.0"
 
 __all__ = [
@@ -238,9 +241,13 @@ def _schema(given: Any) -> dict[str, Any]:
         )
     if given is None:
         raise InvalidSchemaError("response_format is None: pass a type or a JSON Schema object")
-    if callable(getattr(given, "to_json", None)):
-        return _schema_from_builder(given)
-    return _schema_of_type(given)
+    try:
+        builds = callable(getattr(given, "to_json", None))
+    except Exception as error:
+        raise InvalidSchemaError(
+            f"response_format is an instance of {type(given).__name__} whose to_json cannot be read: {error}"
+        ) from error
+    return _schema_from_builder(given) if builds else _schema_of_type(given)
 
 
 def _dumps(schema: dict[str, Any], source: str) -> str:
@@ -292,13 +299,17 @@ def _schema_of_type(given: Any) -> dict[str, Any]:
     cached = _type_schemas.get(key)
     if cached is not None:
         return cached
+    # Pydantic resolves names in the frame of the caller: ours, not one of this module.
+    depth, frame = 2, sys._getframe()
+    while frame.f_back is not None and frame.f_globals is globals():
+        depth, frame = depth + 1, frame.f_back
     try:
         if isinstance(given, pydantic.TypeAdapter):
             schema = given.json_schema()
         elif _is_model(given):
             schema = given.model_json_schema()
         else:
-            schema = pydantic.TypeAdapter(given).json_schema()
+            schema = pydantic.TypeAdapter(given, _parent_depth=depth).json_schema()
     except Exception as error:
         raise InvalidSchemaError(
             f"Pydantic cannot describe response_format {_show(given)}: {error}. "
@@ -307,8 +318,20 @@ def _schema_of_type(given: Any) -> dict[str, Any]:
     _dumps(schema, f"the schema of {_show(given)}")
     if len(_type_schemas) >= 1024:  # types made on the fly must not add up
         _type_schemas.clear()
-    _type_schemas[key] = schema
+    if not _has_forward_reference(given):
+        _type_schemas[key] = schema
     return schema
+
+
+def _has_forward_reference(given: Any) -> bool:
+    """Tell whether a type holds a name (`list["Ticket"]`), which means something else in each module."""
+    if typing.get_origin(given) is typing.Literal:
+        return False
+    if typing.get_origin(given) is typing.Annotated:
+        given = given.__origin__
+    return isinstance(given, (str, typing.ForwardRef)) or any(
+        map(_has_forward_reference, typing.get_args(given))
+    )
 
 
 class _Identity:
@@ -1141,10 +1164,6 @@ class _TextParser:
 # ------------------------------------------------------------------------------------------------
 
 
-# What stands for a key where none is needed may be an ordinary word, such as "whatever"; a key is longer.
-_KEY_LENGTH = 16
-
-
 def _key(api_key: str | None) -> str:
     """Return the key to send."""
     if api_key is not None and not isinstance(api_key, str):
@@ -1296,13 +1315,24 @@ def _refuses_patch_mode(error: openai.APIStatusError) -> bool:
 
 
 def _remove_key(error: BaseException, key: str) -> None:
-    if len(key) < _KEY_LENGTH:
+    if len(key) < 8:  # what stands for a key where none is needed may be an ordinary word
         return
     error.args = tuple(str(arg).replace(key, "[API key]") for arg in error.args)
     for name in ("message", "body"):
         value = getattr(error, name, None)
         if isinstance(value, str):
             setattr(error, name, value.replace(key, "[API key]"))
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy of a request's part, with the SDK's own message objects as what they stand for."""
+    if isinstance(value, pydantic.BaseModel):
+        value = value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        return {key: _plain(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple, Iterator)):
+        return [_plain(child) for child in value]
+    return value
 
 
 class _Exchange:
@@ -1323,29 +1353,19 @@ class _Exchange:
             if name in body:
                 raise TypeError(f"extra holds {name!r}, which stream() sets from an argument of its own")
         body.update(body.pop("extra_body", None) or {})
-        self._options: dict[str, Any] = {
-            name: body.pop(key)
-            for name, key in (("headers", "extra_headers"), ("params", "extra_query"))
-            if key in body
-        }
-        if timeout is not None:
-            self._options["timeout"] = timeout
-        # Copies: what is checked now will be sent later. The SDK's own message objects are messages too.
-        if isinstance(input, list):
-            input = [
-                message.model_dump(mode="json", exclude_unset=True)
-                if isinstance(message, pydantic.BaseModel)
-                else message
-                for message in input
-            ]
+        headers, query = body.pop("extra_headers", None), body.pop("extra_query", None)
+        given = {"headers": headers, "params": query, "timeout": timeout}
+        self._options = {name: value for name, value in given.items() if value is not None}
         schema = _schema(response_format)
         if isinstance(response_format, dict):
             schema = json.loads(json.dumps(schema))
         self.client = client
         self._model = model
         self._response_format = response_format
-        self._request = _request(model, input, schema, options, {})
-        self._body = body
+        # Copies: what is checked now will be sent later.
+        messages = _plain(input) if isinstance(input, list) else input
+        self._request = _request(model, messages, schema, options, {})
+        self._body = _plain(body)
         self._patch = client._patch
         self._parser: _PatchParser | _ChunkParser = _PatchParser()
         self._document = _Document()
@@ -1387,7 +1407,10 @@ class _Exchange:
         if not self._patch:
             self.client._patch = False
         headers = self.response.headers
-        if headers.get("content-type", "").lower().startswith("text/event-stream"):
+        kinds = ["text/event-stream"]
+        if not self._patch:  # an engine may send its token stream under no better name
+            kinds += ["text/plain", "application/octet-stream"]
+        if headers.get("content-type", "text/plain").lower().startswith(tuple(kinds)):
             self._parser = _ChunkParser()
         # A chunked response is read to its end even after an end mark: only then is its connection reused.
         self._drains = headers.get("transfer-encoding", "").lower() == "chunked"
@@ -1542,12 +1565,14 @@ class PatchStream(Generic[T]):
 # The generators do not know their stream object: when that is dropped, they are too, and close the response.
 def _events(exchange: _Exchange) -> Generator[PatchEvent, None, None]:
     try:
-        while exchange.response is None:
+        while exchange.response is None and not exchange.closed:
             try:
                 with exchange.transport():
                     exchange.response = exchange.send(openai.Stream).response
             except openai.APIStatusError as error:
                 exchange.refused(error)
+        if exchange.response is None:
+            return
         if exchange.response.status_code != 200:
             body = ""
             with exchange.transport():
@@ -1617,12 +1642,14 @@ class AsyncPatchStream(Generic[T]):
 async def _async_events(exchange: _Exchange) -> AsyncGenerator[PatchEvent, None]:
     chunks: Any = None
     try:
-        while exchange.response is None:
+        while exchange.response is None and not exchange.closed:
             try:
                 with exchange.transport():
                     exchange.response = (await exchange.send(openai.AsyncStream)).response
             except openai.APIStatusError as error:
                 exchange.refused(error)
+        if exchange.response is None:
+            return
         if exchange.response.status_code != 200:
             body = ""
             with exchange.transport():
@@ -2028,7 +2055,8 @@ class _Failure(ValueError):
 def _cli_print(text: str, file: typing.TextIO) -> None:
     """Print `text` at once: never the key, and JSON's escapes for what the file's encoding lacks."""
     key = os.environ.get("DOTTXT_API_KEY", "").strip()
-    if len(key) >= _KEY_LENGTH:
+    # A shorter one is the dummy that a local engine is given, and may be any word; data must stay what it is.
+    if len(key) >= (16 if file is sys.stdout else 8):
         # A server's answer may quote the key; a message may have cut that short with an ellipsis.
         head, tail = re.escape(key[:8]), re.escape(key[8:])
         text = re.sub(rf"{head}({tail}|[^\s…]*(?=…))", "***", text)

@@ -61,7 +61,7 @@ from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from types import GenericAlias
-from typing import Annotated, Any, Literal, NewType, Optional, Union
+from typing import Annotated, Any, Literal, NewType, NoReturn, Optional, Union
 
 import anyio
 import openai
@@ -1194,10 +1194,11 @@ def test_any_number_of_types_can_be_used() -> None:
 
 @pytest.mark.parametrize("form", ["M", "list[M]", "M | None", "dict[str, list[M]]"])
 def test_the_kept_schema_does_not_keep_the_type_alive(form: str) -> None:
-    model = counted_model([])
-    normalize_schema(written_out(form, model))
-    gone = weakref.ref(model)
-    del model
+    def use(model: Any) -> Any:  # Pydantic looks at the caller's variables, which its frame then keeps
+        normalize_schema(written_out(form, model))
+        return weakref.ref(model)
+
+    gone = use(counted_model([]))
     gc.collect()
     assert gone() is None
 
@@ -7238,6 +7239,8 @@ from typing import Any, Generic, Literal, TypeVar
 import dottxt
 from dottxt import AsyncDotTxt, AsyncPatchStream, DotTxt, PatchEvent, PatchStream, apply_add
 from dottxt.schemas import InvalidSchemaError, normalize_schema
+from openai.pagination import SyncPage
+from openai.types import Model as Model_
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, TypeAdapter
 from typing_extensions import assert_type
@@ -7273,6 +7276,10 @@ async def ask(client: AsyncDotTxt, kind: TypeAdapter[Value]) -> Value:
 
 def sync(client: DotTxt) -> None:
     assert_type(Asker(client, Ticket).ask(ASK), Ticket)
+    assert_type(client.models.list(), SyncPage[Model_])
+    assert_type(client.models.list().data[0].id, str)
+    answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": ASK}])
+    assert_type(answer, ChatCompletion)
     assert_type(client.generate(model="m", input=ASK, response_format=Ticket), Ticket)
     assert_type(client.generate(model="m", input=ASK, response_format=TICKETS), list[Ticket])
     assert_type(client.generate(model="m", input=ASK, response_format={}), Any)
@@ -8411,3 +8418,112 @@ def test_an_event_can_be_awaited_in_a_task_of_its_own(gateway: Gateway) -> None:
             return [first.field, second.field]
 
     assert asyncio.run(main()) == ["", "intent"]
+
+
+REFUSED_LATE = {
+    "an error page that cannot be decoded": Reply(b"no gzip at all", 400, {"Content-Encoding": "gzip"}),
+    "a refusal of patch mode": api_error(400, "Invalid type for 'stream': expected a boolean."),
+}
+
+
+@pytest.mark.parametrize("reply", REFUSED_LATE.values(), ids=REFUSED_LATE)
+def test_a_stream_that_was_closed_before_its_response_asks_no_more(
+    reply: Reply, client: Client, gateway: Gateway
+) -> None:
+    streams: list[Any] = []
+
+    def answer(request: Request) -> Reply:
+        streams[0]._exchange.closed = True  # as close() does in another thread or task
+        return reply
+
+    gateway.reply(answer, ndjson(op("", {})))
+    streams.append(client.stream())
+    assert list(client.iterate(streams[0])) == []
+    assert len(gateway.requests) == 1
+
+
+class Op(BaseModel):
+    mine: int
+
+
+def test_a_name_in_a_type_means_what_it_means_to_the_caller() -> None:
+    @dataclass
+    class Messages:
+        mine: int
+
+    def check(given: Any) -> None:
+        assert "mine" in json.dumps(normalize_schema(given))
+
+    for name in ("Op", "_ThisOne"):
+        globals()["_ThisOne"] = Op
+        check(GenericAlias(list, (name,)))
+        check(Annotated[GenericAlias(dict, (str, name)), "note"])
+        check(Optional[name])
+    globals()["_ThisOne"] = int
+    assert normalize_schema(GenericAlias(list, ("_ThisOne",)))["items"] == {"type": "integer"}
+    assert "mine" in json.dumps(normalize_schema(GenericAlias(list, ("Messages",))))
+    del globals()["_ThisOne"]
+
+
+def test_the_sdks_own_objects_and_iterators_are_messages_of_a_stream_too(
+    client: Client, gateway: Gateway
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    gateway.reply(completion(None, tool_calls=[call]))
+    answer = client.wait(client.raw.chat.completions.create(model="m", messages=[]))
+
+    def messages() -> list[Any]:
+        return [
+            answer.choices[0].message,
+            {"role": "assistant", "tool_calls": answer.choices[0].message.tool_calls},
+            {"role": "user", "content": iter([{"type": "text", "text": "Hi"}])},
+        ]
+
+    gateway.reply(completion("{}"), ndjson(op("", {})))
+    client.generate(input=messages())
+    given = messages()
+    tags = ["one"]
+    stream = client.stream(input=given, extra={"tags": tags})
+    given[1]["tool_calls"] = tags[:] = []  # what was checked is what is sent
+    assert client.wait(stream.result()) == {}
+    generated, streamed = (request.json for request in gateway.requests[1:])
+    assert streamed["messages"][1:] == generated["messages"][1:]
+    assert streamed["messages"][0]["tool_calls"] == [call]
+    assert streamed["tags"] == ["one"]
+
+
+def test_no_headers_and_no_query_are_what_they_are_to_the_sdk(client: Client, gateway: Gateway) -> None:
+    gateway.reply(ndjson(op("", {})))
+    nothing = {"extra_headers": None, "extra_query": None, "extra_body": None}
+    assert client.result(extra=nothing) == {}
+    assert gateway.requests[0].path.endswith("/chat/completions")
+
+
+def test_an_instance_whose_attributes_fail_is_an_invalid_schema() -> None:
+    class Broken:
+        @property
+        def to_json(self) -> NoReturn:
+            raise RuntimeError("boom")
+
+    with pytest.raises(InvalidSchemaError, match=r"Broken.*boom") as caught:
+        normalize_schema(Broken())
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/octet-stream", "Text/Event-Stream; charset=utf-8"]
+)
+def test_a_token_stream_needs_no_right_content_type(kind: str, client: Client, gateway: Gateway) -> None:
+    body = sse('{"a": 1}')
+    gateway.reply(
+        api_error(400, "stream must be a boolean"), Reply(body.body, headers={"Content-Type": kind})
+    )
+    assert client.result() == {"a": 1}
+
+
+def test_a_short_key_is_no_part_of_a_message(
+    run: Run, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
+) -> None:
+    monkeypatch.setenv("DOTTXT_API_KEY", "s3cr3t-k3y")
+    gateway.reply(api_error(401, "bad key s3cr3t-k3y"))
+    assert "s3cr3t" not in run("generate", *ANY, "Hello").err

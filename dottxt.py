@@ -351,7 +351,7 @@ def _type_key(given: Any) -> object:
     """Return a key that is equal for equal types (each `list[A]` is a new object) and keeps none alive."""
     args = typing.get_args(given)
     if args:
-        return (typing.get_origin(given), *map(_type_key, args))
+        return (_type_key(typing.get_origin(given)), *map(_type_key, args))
     try:
         hash(given)
     except TypeError:  # what Annotated carries
@@ -856,6 +856,7 @@ class _ChunkParser:
         self.completion = _Completion()
         self.done = False  # [DONE] was read
         self._lines = _Lines()
+        self._at_start = True
         self._after_cr = False
         self._event = ""
         self._data: list[str] = []
@@ -881,6 +882,9 @@ class _ChunkParser:
         for line in lines:
             if self.done:
                 return
+            if self._at_start:
+                line = line.removeprefix(b"\xef\xbb\xbf")  # §9.2.5: a byte order mark
+                self._at_start = False
             if not line:
                 data, event = "\n".join(self._data), self._event
                 self._data, self._event = [], ""
@@ -938,7 +942,7 @@ class _Completion:
 
     def take(self, delta: dict[str, Any], finish_reason: Any) -> Iterator[Op]:
         """Yield the operations that a delta (or a whole message) completes."""
-        if isinstance(finish_reason, str):
+        if finish_reason and isinstance(finish_reason, str):
             self.finish_reason = finish_reason
         self._refusal += delta.get("refusal") or ""
         self._calls_tool = self._calls_tool or bool(delta.get("tool_calls") or delta.get("function_call"))
@@ -1279,7 +1283,7 @@ def _parse_completion(model: str, response_format: object, completion: Any) -> A
         remark = "the response holds no choices"
         raise _invalid_output(nothing, model, response_format, text, None, remark) from nothing
     reason = getattr(choices[0], "finish_reason", None)
-    finish_reason = reason if isinstance(reason, str) else None
+    finish_reason = reason if reason and isinstance(reason, str) else None
     message = getattr(choices[0], "message", None)
     content = getattr(message, "content", None)
     text = content if isinstance(content, str) else ""
@@ -1311,7 +1315,8 @@ def _refuses_patch_mode(error: openai.APIStatusError) -> bool:
     """Tell whether an engine refuses `"stream": "patch"` because its `stream` is a boolean."""
     # Not across a brace: some engines quote the request, and its schema may speak of booleans too.
     words = re.compile(r"\bstream\b[^{}]{0,200}bool|bool[^{}]{0,200}\bstream\b", re.IGNORECASE)
-    return error.status_code in (400, 422) and bool(words.search(str(error.body)))
+    text = re.sub(r"\\+[nrt]", " ", str(error.body))  # line breaks are escaped in what a dict shows
+    return error.status_code in (400, 422) and bool(words.search(text))
 
 
 def _remove_key(error: BaseException, key: str) -> None:
@@ -1407,10 +1412,7 @@ class _Exchange:
         if not self._patch:
             self.client._patch = False
         headers = self.response.headers
-        kinds = ["text/event-stream"]
-        if not self._patch:  # an engine may send its token stream under no better name
-            kinds += ["text/plain", "application/octet-stream"]
-        if headers.get("content-type", "text/plain").lower().startswith(tuple(kinds)):
+        if headers.get("content-type", "").lower().startswith("text/event-stream"):
             self._parser = _ChunkParser()
         # A chunked response is read to its end even after an end mark: only then is its connection reused.
         self._drains = headers.get("transfer-encoding", "").lower() == "chunked"

@@ -839,6 +839,12 @@ def a_function(text: str) -> str:
 
 DEEP = 100_000
 
+
+class Nameless:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
 # What is given, what the message must say of it, and the chained cause.
 REFUSALS: dict[str, tuple[Any, str, type[BaseException] | None]] = {
     "text that is not JSON": ("an object with a name", "JSON", json.JSONDecodeError),
@@ -869,6 +875,8 @@ REFUSALS: dict[str, tuple[Any, str, type[BaseException] | None]] = {
     "None": (None, "None", None),
     "a number": (1, "1", None),
     "a bool": (True, "True", None),
+    "an integer of too many digits": (10**5000, "an instance of int", Exception),
+    "an instance that cannot be shown": (Nameless(), "an instance of Nameless", Exception),
     "bytes": (b"{}", "b'{}'", None),
     "a tuple": ((1, 2), "tuple", None),
     "a set": ({"type"}, "set", None),

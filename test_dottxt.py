@@ -8582,3 +8582,24 @@ def test_the_kept_schema_does_not_keep_a_generic_dataclass_alive() -> None:
         cleanup()
     gc.collect()
     assert gone() is None
+
+
+def test_a_field_that_json_has_no_text_for_is_the_sdks_error_and_nothing_is_sent(
+    client: Client, gateway: Gateway
+) -> None:
+    stream = client.stream(extra={"field": object()})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        client.wait(stream.result())
+    assert gateway.requests == []
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "idna", "undefined"])
+def test_an_error_page_whose_charset_cannot_decode_it_is_a_patch_stream_error(
+    charset: str, client: Client, gateway: Gateway
+) -> None:
+    headers = {"Content-Type": f"text/plain; charset={charset}"}
+    gateway.reply(Reply(b"\xff not what it says.", 403, headers=headers))
+    with pytest.raises(PatchStreamError) as caught:
+        client.result()
+    assert caught.value.status_code == 403
+    assert "what it says" in caught.value.body or charset == "utf-16"

@@ -299,16 +299,16 @@ def _schema_of_type(given: Any) -> dict[str, Any]:
     cached = _type_schemas.get(key)
     if cached is not None:
         return cached
-    # Pydantic resolves names in the frame of the caller: ours, not one of this module.
-    depth, frame = 2, sys._getframe()
-    while frame.f_back is not None and frame.f_globals is globals():
-        depth, frame = depth + 1, frame.f_back
     try:
         if isinstance(given, pydantic.TypeAdapter):
             schema = given.json_schema()
         elif _is_model(given):
             schema = given.model_json_schema()
         else:
+            # Pydantic resolves names in the frame of the caller: ours, not one of this module.
+            depth, frame = 2, sys._getframe()
+            while frame.f_back is not None and frame.f_globals is globals():
+                depth, frame = depth + 1, frame.f_back
             schema = pydantic.TypeAdapter(given, _parent_depth=depth).json_schema()
     except Exception as error:
         raise InvalidSchemaError(
@@ -1361,14 +1361,12 @@ class _Exchange:
         headers, query = body.pop("extra_headers", None), body.pop("extra_query", None)
         given = {"headers": headers, "params": query, "timeout": timeout}
         self._options = {name: value for name, value in given.items() if value is not None}
-        schema = _schema(response_format)
-        if isinstance(response_format, dict):
-            schema = json.loads(json.dumps(schema))
+        # Copies of what the caller may change: what is checked now will be sent later.
+        schema = (normalize_schema if isinstance(response_format, dict) else _schema)(response_format)
+        messages = _plain(input) if isinstance(input, list) else input
         self.client = client
         self._model = model
         self._response_format = response_format
-        # Copies: what is checked now will be sent later.
-        messages = _plain(input) if isinstance(input, list) else input
         self._request = _request(model, messages, schema, options, {})
         self._body = _plain(body)
         self._patch = client._patch

@@ -4394,6 +4394,12 @@ LLAMA_CPP = "Field 'stream': [json.exception.type_error.302] type must be boolea
 OLLAMA = "json: cannot unmarshal string into Go struct field ChatCompletionRequest.stream of type bool"
 OPENAI = "Invalid type for 'stream': expected a boolean, but got a string instead."
 
+LINES_ABOUT_STREAM = [
+    "1 validation error for Request\nstream\n  Input should be a valid boolean [type=bool_parsing]",
+    'Failed to parse\r\nstream: invalid type: string "patch", expected a boolean',
+    "Validation failed:\n\tstream must be a boolean",
+]
+
 MODE_REFUSALS = {
     "llama.cpp": api_error(400, LLAMA_CPP),
     "vLLM": vllm_error(400, str([BOOL_PARSING])),
@@ -4415,6 +4421,16 @@ MODE_REFUSALS = {
     ),
     "OpenAI, 422": api_error(422, OPENAI),
     "plain text": Reply(LLAMA_CPP.encode(), 400, {"Content-Type": "text/plain"}),
+    **{
+        f"lines, {index} {status} {place}": json_reply(body, status)
+        for index, message in enumerate(LINES_ABOUT_STREAM)
+        for status in (400, 422)
+        for place, body in {
+            "error": {"error": {"message": message}},
+            "detail": {"detail": message},
+            "list": {"detail": [{"msg": message}]},
+        }.items()
+    },
 }
 
 
@@ -8526,44 +8542,22 @@ def test_a_short_key_is_no_part_of_a_message(
     assert "s3cr3t" not in run("generate", *ANY, "Hello").err
 
 
-LINES_ABOUT_STREAM = [
-    "1 validation error for Request\nstream\n  Input should be a valid boolean [type=bool_parsing]",
-    'Failed to parse\r\nstream: invalid type: string "patch", expected a boolean',
-    "Validation failed:\n\tstream must be a boolean",
-]
-
-
-@pytest.mark.parametrize("status", [400, 422])
-@pytest.mark.parametrize("message", LINES_ABOUT_STREAM)
-def test_a_refusal_of_patch_mode_may_have_lines(
-    message: str, status: int, client: Client, gateway: Gateway
-) -> None:
-    for body in ({"error": {"message": message}}, {"detail": message}, {"detail": [{"msg": message}]}):
-        raw, client.raw = client.raw, client.raw.with_options(base_url=gateway.url)
-        gateway.reply(json_reply(body, status), sse('{"a": 1}'))
-        assert client.result() == {"a": 1}
-        client.raw = raw
-
-
 def test_a_byte_order_mark_starts_no_field(client: Client, gateway: Gateway) -> None:
     mark = b"\xef\xbb\xbf"
-    one, two = chunk_of("1"), chunk_of("2", "stop")
-    for body in ([mark + one, two], [mark[:1], mark[1:] + one[:3], one[3:] + two]):
+    tokens = b"".join(step for step in sse("1", "2").body if isinstance(step, bytes))
+    for body in ([mark + tokens], [mark[:1], mark[1:] + tokens[:3], tokens[3:]]):
         gateway.reply(Reply(body, headers={"Content-Type": "text/event-stream"}))
         client.raw._patch = False
         assert client.result() == 12
 
 
 def test_an_empty_finish_reason_is_none(client: Client, gateway: Gateway) -> None:
-    tokens = [chunk_of("12", "stop"), chunk_of("", "")]
-    gateway.reply(Reply(tokens, headers={"Content-Type": "text/event-stream"}), completion("12", ""))
+    *tokens, done = sse("12").body
+    empty = b'data: {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": ""}]}\n\n'
+    body = [*tokens, empty, done]
+    gateway.reply(Reply(body, headers={"Content-Type": "text/event-stream"}), completion("12", ""))
     assert client.result() == 12
     assert client.generate() == 12
-
-
-def chunk_of(content: str, finish_reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish_reason}
-    return f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
 
 
 def test_the_kept_schema_does_not_keep_a_generic_dataclass_alive() -> None:

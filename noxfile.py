@@ -39,13 +39,21 @@ def tests(session: nox.Session, dependencies: list[str]) -> None:
         session.install("-e", ".", *OLDEST, *group("tests"))
     else:
         session.install("-e", ".", *group("tests", "oracles"))
+    quick = ["-n", "2", "-m", "not slow"]
     if dependencies is OLDEST or session.python != PYTHONS[-1] or session.posargs:
-        session.run("pytest", *session.posargs)
+        session.run("pytest", *(session.posargs or quick))
         return
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest")
+    session.run("coverage", "run", "-m", "pytest", *quick)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session(python=PYTHONS[-1])
+def slow(session: nox.Session) -> None:
+    """Run the tests of load, leaks and long streams."""
+    session.install("-e", ".", *group("tests", "oracles"))
+    session.run("pytest", "-m", "slow", *session.posargs)
 
 
 @nox.session
@@ -80,6 +88,18 @@ def engine(session: nox.Session) -> None:
 
 
 @nox.session
+def web(session: nox.Session) -> None:
+    """Run the web example against a real model, and test it in headless Chromium."""
+    session.install("-e", ".", *group("tests", "web"))
+    install_engine(session)
+    pictures = {"PICTURES": session.create_tmp()}
+    session.run(
+        "python", "examples/local_engine.py", "pytest", "-rs", ".ci/web.py", *session.posargs, env=pictures
+    )
+    session.log(f"light.png and dark.png are in {pictures['PICTURES']}")
+
+
+@nox.session
 def packaging(session: nox.Session) -> None:
     """Build the distributions, install the wheel, and type-check a user's code against it."""
     session.install("-e", ".", "build", "mypy", "pyright[nodejs]", "twine", *group("tests"))
@@ -104,19 +124,22 @@ def sdk(session: nox.Session, openai: str, pydantic: str) -> None:
     requirement, *oldest = SDKS[openai]
     bound = oldest[session.python != PYTHONS[0]] if pydantic == "oldest" else "pydantic"
     session.install("-e", ".", requirement, bound, *group("tests"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or ["-n", "2", "-m", "not slow"]))
 
 
 @nox.session
 @nox.parametrize("openai", ["openai[aiohttp]>=2,<3", "openai[aiohttp]>=3,<4"], ids=["last 2", "last 3"])
 def ecosystem(session: nox.Session, openai: str) -> None:
     """Run the tests that need other packages than the SDK."""
-    session.install("-e", ".", openai, *group("tests", "ecosystem"))
+    # instructor would hold the newest SDK back.
+    instructor = ["instructor"] if "<3" in openai else []
+    session.install("-e", ".", openai, *group("tests", "ecosystem"), *instructor)
     # A package that cannot be imported would only make its tests be skipped.
-    session.run(
-        "python", "-c", "import aiohttp, genson, h2, logfire, opentelemetry.instrumentation.openai_v2"
-    )
-    session.run("pytest", "-k", "aiohttp or genson or http2 or logfire or opentelemetry", *session.posargs)
+    modules = ["agents", "aiohttp", "genson", "h2", "langchain_openai", "logfire", "pydantic_ai", *instructor]
+    modules.append("opentelemetry.instrumentation.openai_v2")
+    session.run("python", "-c", f"import {', '.join(modules)}")
+    names = "library_for or aiohttp or genson or http2 or logfire or opentelemetry"
+    session.run("pytest", "-k", names, *session.posargs)
 
 
 @nox.session
@@ -141,8 +164,8 @@ def batch(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[-1])
 def bench(session: nox.Session) -> None:
-    """Measure dottxt against its peers, each in an environment of its own."""
-    session.install(".", "matplotlib")
+    """Measure dottxt against code by hand and its peers, and draw when each field of an answer arrives."""
+    session.install(".", "matplotlib", *group("tests"))
     install_engine(session)
     peers = {"sdk": ["openai"], "instructor": ["instructor"], "0.3.0": ["dottxt==0.3.0", "httpx"]}
     interpreters = []
@@ -152,14 +175,17 @@ def bench(session: nox.Session) -> None:
         python = f"{environment}/bin/python"
         session.run(python, "-m", "pip", "install", "--quiet", *requirements, external=True)
         interpreters += [f"--{peer}", python]
-    session.run("python", "examples/benchmark.py", *interpreters, *session.posargs)
+    session.run("python", ".ci/benchmark.py", *interpreters, *session.posargs)
+    os.makedirs("build", exist_ok=True)
+    picture = ["python", ".ci/picture.py", "build/benchmark.png"]
+    session.run("python", "examples/local_engine.py", *picture)
 
 
 @nox.session(python="3.13")
 def fuzz(session: nox.Session) -> None:
     """Fuzz the parsers, `apply_add` and `normalize_schema`, for 600 seconds in all or `-- SECONDS`."""
     session.install("-e", ".", "atheris")
-    targets = ["patches", "tokens", "text", "add", "schema"]
+    targets = ["stream", "tokens", "text", "add", "schema"]
     seconds = int(session.posargs[0] if session.posargs else 600) // len(targets)
     for target in targets:
         corpus = os.path.join(session.create_tmp(), target)

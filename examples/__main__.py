@@ -1,6 +1,6 @@
-"""Every example, one after the other: `python examples`.
+"""Run the short examples, one after the other: `python examples`.
 
-Where an example asks for approval, the answer is no.
+The one that asks for approval gets a no.
 """
 
 import ast

@@ -1,16 +1,16 @@
-"""Support tickets out of a file of emails, with Ray Data: on one machine, or on many.
+"""Turn a file of emails into support tickets with Ray Data, on one machine or on many.
 
     pip install "ray[data]" tqdm
 
     python examples/batch_ray.py --input emails.jsonl --output tickets.jsonl
 
-A line of the input is `{"id": 1, "text": "Hello, …"}`, and may limit its answer with `max_tokens`. Without
-`--input` some emails are made up, and a few of them get too few tokens for an answer.
+Each line of the input is `{"id": 1, "text": "Hello, …"}`, with an optional `max_tokens`. Without `--input`
+the example makes up some emails, and gives a few of them too few tokens on purpose.
 
-Watch for: the client is made in the actor that uses it, so it never has to be pickled. A line of the
-output has an id, and either the `result` or the `error` and the model's `raw_output`. It is there as soon
-as its block is done, so a run that was stopped goes on where it was. A row to which the gateway gave no
-answer has no line: the next run asks again.
+Watch for: the client is made in the actor that uses it, so it is never pickled. Each line of the output has
+an id, and either a `result`, or an `error` and the model's `raw_output`. Lines are written as their blocks
+finish, so a run that was stopped can be continued: start it again. A request that failed writes no line, and
+the next run repeats it.
 
 With `RAY_ADDRESS` set, the actors run on that cluster. Its machines need this module, `DOTTXT_API_KEY`
 and `DOTTXT_BASE_URL`.
@@ -51,7 +51,7 @@ class Ticket(BaseModel):
 
 
 class Extract:
-    """What an actor does. Ray makes one in each."""
+    """Extracts tickets. Ray makes one in each actor."""
 
     def __init__(self, model: str) -> None:
         self.client = AsyncDotTxt()
@@ -72,9 +72,9 @@ class Extract:
             record["result"] = ticket.model_dump()
         except InvalidOutputError as error:
             record |= {"error": str(error), "raw_output": error.raw_output}
-        except openai.APIError as error:
+        except openai.OpenAIError as error:
             record["error"] = str(error)
-        return {"record": json.dumps(record)}  # a text: a table would give all records the same fields
+        return {"record": json.dumps(record)}  # as text: Ray would give all records the same fields
 
 
 def emails() -> Iterator[dict[str, Any]]:
@@ -95,7 +95,7 @@ def extract(rows: list[dict[str, Any]]) -> Any:
     return ray.data.from_items(rows, override_num_blocks=blocks).map(
         Extract,
         fn_constructor_args=[os.environ.get("DOTTXT_MODEL", "openai/gpt-oss-20b")],
-        # With a second block at hand, no request waits for the slowest one of the first.
+        # Two blocks at a time: the second starts while the first waits for its slowest request.
         compute=ray.data.ActorPoolStrategy(size=ACTORS, max_concurrent_calls_per_actor=2),
         num_cpus=0.25,  # an actor mostly waits
     )
@@ -103,8 +103,10 @@ def extract(rows: list[dict[str, Any]]) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Support tickets out of a file of emails.")
-    parser.add_argument("--input", type=Path, help="the emails, a JSON object a line")
-    parser.add_argument("--output", type=Path, default=Path("tickets.jsonl"), help="the tickets, likewise")
+    parser.add_argument("--input", type=Path, help="the emails, one JSON object on each line")
+    parser.add_argument(
+        "--output", type=Path, default=Path("tickets.jsonl"), help="the tickets, one JSON object on each line"
+    )
     arguments = parser.parse_args()
 
     done = {record["id"] for record in read(arguments.output)} if arguments.output.exists() else set()
@@ -115,7 +117,7 @@ def main() -> int:
         return 0
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # the one below says it all
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the one below is enough
     ray.init(include_dashboard=False, logging_level=logging.ERROR)
     count = Counter[str]()
     try:

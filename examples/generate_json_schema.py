@@ -1,6 +1,6 @@
-"""An order out of a sentence, by a JSON Schema that came from a file, a database or another language.
+"""Turn a sentence into an order, with a JSON Schema that could come from a file or a database.
 
-Watch for: the schema is only text, and what comes back is plain data, here a dict.
+Watch for: the schema is text, and the result is plain data, here a dict.
 """
 
 import json

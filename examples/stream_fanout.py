@@ -1,7 +1,7 @@
-"""Each step of a plan starts as soon as it arrives, while the model writes the next ones.
+"""Start each step of a plan as soon as it arrives, while the model writes the next one.
 
-Watch for: the steps run while the plan is still growing. The last line tells how long the same work
-takes when it only starts with the complete answer.
+Watch for: steps start, and end, before the plan is complete. The last two lines compare the total time
+with that of a program that waits for the whole plan.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from dottxt import AsyncDotTxt
 
-WORK = 1.0  # seconds that a step takes
+WORK = 1.0  # seconds for each step
 
 
 class Plan(BaseModel):
@@ -23,7 +23,7 @@ class Plan(BaseModel):
 
 
 async def carry_out(step: str) -> None:
-    await asyncio.sleep(WORK)  # here would be a search, a query, a call to a tool
+    await asyncio.sleep(WORK)  # in real life: a search, a query, a call to a tool
 
 
 async def main() -> None:
@@ -51,13 +51,13 @@ async def main() -> None:
         async for event in stream:
             if re.fullmatch(r"steps/\d+", event.field):
                 tasks.add(asyncio.create_task(run(event.field, event.value)))
-    answered = time.perf_counter() - started
+    planned = time.perf_counter() - started
     say("the plan is complete")
     await asyncio.gather(*tasks)
     finished = time.perf_counter() - started
 
-    print(f"All done after {finished:.2f} s. Started with the complete answer: {answered + WORK:.2f} s.")
-    print(f"The overlap saved {answered + WORK - finished:.2f} s.")
+    print(f"All done after {finished:.2f} s. Waiting for the whole plan first: {planned + WORK:.2f} s.")
+    print(f"The overlap saved {planned + WORK - finished:.2f} s.")
 
 
 asyncio.run(main())

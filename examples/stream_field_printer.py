@@ -1,7 +1,7 @@
-"""A travel plan, printed leaf by leaf while the model still writes.
+"""Print each field of a travel plan as soon as it is complete.
 
-Watch for: the time in front of each line. A field is there as soon as it is complete, nested ones
-and list items too, and `result()` then gives the whole plan without another request.
+Watch for: the times. Nested fields and list items arrive one by one, too. `result()` then gives the whole
+plan, without another request.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""An operator approves the action that the model proposes, in mid-stream.
+"""Ask an operator, in mid-stream, to approve what the model proposes.
 
-Watch for: the question comes before the reply is written. On "y" the stream goes on, and while the
-operator thinks the model does not wait. On "n" the stream is closed: the model stops at once, and
-nobody pays for a reply that nobody wants.
+Watch for: the question comes before the reply is written. On "y" the stream goes on; the model kept writing
+while the operator was thinking. On "n" the stream is closed and the model stops, so nobody pays for a reply
+that nobody wants.
 
-Answer at the prompt, or in a pipe: `echo n | python examples/stream_hitl_approval.py`.
+Answer at the prompt or in a pipe: `echo n | python examples/stream_hitl_approval.py`.
 """
 
 import os
@@ -31,7 +31,7 @@ def approves(proposed: dict[str, object]) -> bool:
     print("The model proposes:", proposed)
     try:
         answer = input("Approve? [y/N] ")
-    except EOFError:  # nobody is there: not approved
+    except EOFError:  # nobody is there to approve
         answer = ""
     return answer.strip().lower() in ("y", "yes")
 
@@ -48,7 +48,7 @@ with (
 ):
     for event in stream:
         if event.field == "action/amount_in_euros" and not approves(event.snapshot["action"]):
-            print("\nNot approved: the stream is closed, the reply was never finished.")
+            print("\nNot approved: the stream is closed, and the reply is never finished.")
             break
     else:
         print("\nApproved. The reply:", stream.result().reply)

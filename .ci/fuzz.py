@@ -88,7 +88,7 @@ def stream(data: bytes, size: int) -> None:
 
 
 def standard_events(data: bytes) -> list[tuple[str, bytes]]:
-    """The types and data of server-sent events by the HTML standard, §9.2.6; any may have a byte order mark."""
+    """The types and data of server-sent events (HTML standard, §9.2.6); any may have a byte order mark."""
     events: list[tuple[str, bytes]] = []
     kind, values, first = "", [], True
     for line in [*re.split(b"\r\n|\r|\n", data), b""]:

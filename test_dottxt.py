@@ -4569,7 +4569,7 @@ def test_a_fault_is_an_error_of_the_sdk_and_the_client_goes_on(
 ) -> None:
     answer(gateway, call, fault(call))
     start = time.monotonic()
-    ops, outcome = ask(client, call, timeout=1 if error is LATE else 5)
+    ops, outcome = ask(client, call, timeout=0.5 if error is LATE else 5)
     assert type(outcome) is error
     assert time.monotonic() - start < 10
     assert ops == ops_from(call)[: len(ops) if delivered is None else delivered]

@@ -5795,11 +5795,21 @@ def test_the_command_line_asks_the_engine(command: str, local_engine: dict[str, 
         assert Route.model_validate(fold(map(json.loads, ran.stdout.splitlines())))
 
 
+def readme_code() -> str:
+    """All the Python of the README, and a call of each test that it shows."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    return "\n".join(
+        [code, *(f"{name}()" for name in re.findall(r"^def (test_\w+)\(\)", code, re.MULTILINE))]
+    )
+
+
 @pytest.mark.engine
 def test_the_code_in_the_readme_runs(local_engine: dict[str, str], tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    pytest.importorskip("httpx2")  # whose transport mock it shows
     script = tmp_path / "readme.py"
-    code = "\n".join(blocks).replace("openai/gpt-oss-20b", local_engine["DOTTXT_MODEL"])
+    code = readme_code().replace("openai/gpt-oss-20b", local_engine["DOTTXT_MODEL"])
+    assert code.rstrip().endswith("()")
     script.write_text(code, encoding="utf-8")
     ran = run_code(
         "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')", str(script), **local_engine
@@ -5989,7 +5999,8 @@ def test_the_installed_package_is_typed(checker: str, installed: Path, tmp_path:
     name, *options = checker.split()
     pytest.importorskip(name)
     (tmp_path / "user.py").write_text(TYPED_USER, encoding="utf-8")
-    python("-m", name, *options, installed, "user.py", cwd=tmp_path)
+    (tmp_path / "readme.py").write_text(readme_code(), encoding="utf-8")
+    python("-m", name, *options, installed, "user.py", "readme.py", cwd=tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------

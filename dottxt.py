@@ -1038,8 +1038,9 @@ class _Exchange:
         self.patch = self.server not in client._token_models  # whether to ask for patch mode
         self.reader = _Reader()
         self.response: Any = None
-        self.complete = self.closed = False
-        self.error: Exception | None = None
+        self.closed = False
+        # What `result` raises, until the end has come.
+        self.error: Exception | None = RuntimeError("the stream was closed before its end: it has no result")
 
     def send(self, stream_class: Any) -> Any:
         """Return the SDK's stream object, whose response nobody has read yet."""
@@ -1090,14 +1091,14 @@ class _Exchange:
         if reader.text is None and reader.is_sse and not reader.ended:
             what = "the stream ended without its end mark: the answer may be cut short"
             raise PatchStreamError(what, body=_redact(self.output.text, self.client.api_key))
-        self.complete = True
+        self.error = None
 
     def failed(self, error: Exception) -> None:
         """Raise what an error means, or nothing where all that counts had been received."""
         cause = error.__cause__
         if not isinstance(error, openai.OpenAIError):
             if self.closed or self.reader.ended:
-                self.complete = not self.closed
+                self.error = self.error if self.closed else None
                 return
             request = getattr(self.response or error, "request", None)
             if request is not None:
@@ -1121,8 +1122,6 @@ class _Exchange:
         """Return what `generate` would have returned, once all events have been read."""
         if self.error is not None:
             raise self.error
-        if not self.complete:
-            raise RuntimeError("the stream was closed before its end: it has no result")
         return self.output.value(delimits_itself=self.reader.text is not None)
 
     # These do not know the stream object: when that is dropped, so are they, and close the response.

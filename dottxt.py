@@ -1002,7 +1002,7 @@ class _Output(typing.NamedTuple):
 _ANYTHING = pydantic.TypeAdapter(Any)
 _NOT_GIVEN = (type(None), openai.NotGiven, openai._types.Omit)
 # Of a stream's request: server-sent events have an end mark; proxies that compress hold events back.
-_HEADERS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+_HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
 
 
 class _Exchange:
@@ -1027,10 +1027,9 @@ class _Exchange:
                     body[name] = value
         # The SDK's own message objects become what they stand for.
         self.body = _ANYTHING.dump_python(body, mode="json", exclude_unset=True)
-        ours = {name.lower() for name in _HEADERS}
-        kept = {name: value for name, value in (headers or {}).items() if name.lower() not in ours}
-        others = [name for name in client.default_headers if name.lower() in ours and name not in _HEADERS]
-        headers = {**dict.fromkeys(others, openai._types.Omit()), **kept, **_HEADERS}
+        headers = headers or {}
+        replaced = [name for name in (*client.default_headers, *headers) if name.lower() in _HEADERS]
+        headers = {**headers, **dict.fromkeys(replaced, openai._types.Omit()), **_HEADERS}
         given = {"headers": headers, "params": query, "timeout": timeout}
         self.options = {name: value for name, value in given.items() if value is not None}
         self.client, self.model, self.response_format = client, model, wanted

@@ -629,7 +629,7 @@ class _Reader:
         self.is_sse = media_type.lower().startswith("text/event-stream")
         self.document = _Document()
         self.text: _Text | None = None  # of a token stream or a whole completion
-        self.is_tokens = self.is_whole = False  # a completion was read, in pieces or whole
+        self.has_choice = False  # one of these was read, with or without text
         self.ended = False  # an end mark was read
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] | None = None
@@ -710,9 +710,9 @@ class _Reader:
         if not isinstance(content, str) or not isinstance(refusal, str):
             self._fail("is not a chat completion")
         self.refusal += refusal
-        self.is_tokens = True
-        self.is_whole = self.ended = choice.get("message") is not None
-        if content or self.is_whole:
+        self.has_choice = True
+        self.ended = choice.get("message") is not None
+        if content or self.ended:
             self.text = self.text or _Text()
             yield from self.text.feed(content)
 
@@ -1080,12 +1080,12 @@ class _Exchange:
             return
         try:
             yield from reader.close()
-            if (reader.is_tokens or not self.patch) and reader.text is None and not reader.document.paths:
+            if (reader.has_choice or not self.patch) and reader.text is None and not reader.document.paths:
                 raise json.JSONDecodeError("Expecting value", "", 0)
         except json.JSONDecodeError as error:
             raise self.output.invalid(error) from error.with_traceback(None)
         finally:
-            if reader.is_whole:
+            if reader.text is not None:
                 self.client._token_models.add(self.server)
         if reader.text is None and reader.is_sse and not reader.ended:
             what = "the stream ended without its end mark: the answer may be cut short"

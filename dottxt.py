@@ -1559,16 +1559,26 @@ def _cli_parser() -> argparse.ArgumentParser:
     about = "Get data of exactly the type you ask for from a language model."
     parser = argparse.ArgumentParser("dottxt", description=about, epilog=_CLI_EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"dottxt {__version__}")
-    parser.set_defaults(command=None, parser=parser)
+    parser.set_defaults(run=lambda _: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name in ("models", "generate", "stream", "schema"):
-        text = inspect.getdoc(getattr(_CommandLine, name)) or ""  # `python -OO` leaves none
+    for run in (_CommandLine.models, _CommandLine.generate, _CommandLine.stream, _CommandLine.schema):
+        text = inspect.getdoc(run) or ""  # `python -OO` leaves none
         about = text.partition("\n")[0]
-        command = commands.add_parser(name, formatter_class=raw, help=about, description=text)
-        command.set_defaults(command=name, parser=command)
-        for commands_of, flags, options, about in _CLI_ARGUMENTS:
-            if name in commands_of:
-                command.add_argument(*flags.split(), **options, help=about)
+        command = commands.add_parser(run.__name__, formatter_class=raw, help=about, description=text)
+        command.set_defaults(run=run)
+        add = command.add_argument
+        if run is _CommandLine.models:
+            add("--json", action="store_true", help="print the records, as a JSON array")
+        else:
+            add("-s", "--schema", required=True, help="a JSON Schema file, JSON text, or package.module:Type")
+        if run in (_CommandLine.generate, _CommandLine.stream):
+            add("-m", "--model", help="the model's id (default: DOTTXT_MODEL)")
+            add("--system", metavar="TEXT", help="a system message")
+            add("--temperature", type=float, metavar="T", help="the sampling temperature")
+            add("--max-tokens", type=int, metavar="N", help="the most tokens that the model may send")
+            add("--seed", type=int, metavar="N", help="the seed of the sampling")
+            add("-v", "--verbose", action="store_true", help="report model, finish reason, tokens, seconds")
+            add("prompt", metavar="PROMPT", nargs="*", help="the prompt; -, or none, is standard input")
     return parser
 
 
@@ -1577,19 +1587,6 @@ environment:
   DOTTXT_API_KEY   the key; a local engine takes any text
   DOTTXT_BASE_URL  another gateway or engine than https://api.dottxt.ai/v1
   DOTTXT_MODEL     the model, where -m names none"""
-_ASK = ("generate", "stream")
-_SCHEMA_HELP = "the type of the data: a file with a JSON Schema, JSON text, or package.module:Type"
-_CLI_ARGUMENTS: list[tuple[tuple[str, ...], str, dict[str, Any], str]] = [
-    (("models",), "--json", {"action": "store_true"}, "print the records, as a JSON array"),
-    ((*_ASK, "schema"), "-s --schema", {"required": True}, _SCHEMA_HELP),
-    (_ASK, "-m --model", {}, "the model's id (default: DOTTXT_MODEL)"),
-    (_ASK, "--system", {"metavar": "TEXT"}, "a system message"),
-    (_ASK, "--temperature", {"type": float, "metavar": "T"}, "the sampling temperature"),
-    (_ASK, "--max-tokens", {"type": int, "metavar": "N"}, "the most tokens that the model may send"),
-    (_ASK, "--seed", {"type": int, "metavar": "N"}, "the seed of the sampling"),
-    (_ASK, "-v --verbose", {"action": "store_true"}, "then tell model, finish reason, tokens and seconds"),
-    (_ASK, "prompt", {"metavar": "PROMPT", "nargs": "*"}, "the prompt; -, or none, is standard input"),
-]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1599,13 +1596,8 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         try:
-            arguments, unknown = _cli_parser().parse_known_args(argv)
-            if unknown:
-                arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-            if arguments.command is None:
-                arguments.parser.print_help()
-            else:
-                getattr(_CommandLine(arguments), arguments.command)()
+            arguments = _cli_parser().parse_args(argv)
+            arguments.run(_CommandLine(arguments))
         finally:
             print(end="", flush=True)  # what argparse printed
     except KeyboardInterrupt:

@@ -413,10 +413,10 @@ class _Document:
 
     def add(self, path: str, value: Any) -> None:
         """Apply one `add`; a `ValueError` leaves the document as it was."""
-        pointer, slash, token = path.rpartition("/")
+        pointer, _, token = path.rpartition("/")
         opened = self._opened
         try:
-            if path and not slash:
+            if path and path[0] != "/":
                 raise ValueError("does not start with /")
             is_container = isinstance(value, _CONTAINERS)
             if is_container:
@@ -446,13 +446,8 @@ class _Document:
 
     def _resolve(self, pointer: str) -> Any:
         """Return the value that a JSON Pointer refers to (RFC 6901 §4)."""
-        first, *tokens = pointer.split("/", _MAX_DEPTH + 1)
-        if first:
-            raise ValueError("does not start with /")
-        if len(tokens) > _MAX_DEPTH:
-            raise ValueError(f"nests deeper than {_MAX_DEPTH} levels")
         value = self.root
-        for token in tokens:
+        for token in pointer.split("/")[1:]:
             if isinstance(value, dict) and (key := _unescape(token)) in value:
                 value = value[key]
             elif isinstance(value, list):

@@ -540,8 +540,6 @@ def apply_add(doc: Any, path: str, value: Any) -> Any:
     Raises:
         ValueError: The pointer is malformed or refers to no place in `doc`, which stays as it was.
     """
-    if not isinstance(path, str):
-        raise ValueError(f"JSON Pointer {path!r} is not a str")
     document = _Document(doc)
     document.add(path, value)
     return document.root

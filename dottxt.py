@@ -139,20 +139,19 @@ def _refuse_constant(name: str) -> NoReturn:
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
-def _loads(text: str | bytes) -> Any:
+def _loads(text: str) -> Any:
     """Decode JSON text (RFC 8259); whatever is wrong with it is a `json.JSONDecodeError`."""
     try:
         return from_json(text, allow_inf_nan=False)
     except (ValueError, TypeError):
         pass  # the standard library decides: it also takes lone surrogates, and nests deeper
     try:
-        return _decode(text if isinstance(text, str) else text.decode())
+        return _decode(text)
     except json.JSONDecodeError:
         raise
-    except (ValueError, RecursionError) as error:  # NaN, not UTF-8, or more digits than Python converts
+    except (ValueError, RecursionError) as error:  # NaN, or more digits than Python converts
         what = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        doc = text if isinstance(text, str) else text.decode(errors="replace")
-        raise json.JSONDecodeError(what, doc, 0) from None
+        raise json.JSONDecodeError(what, text, 0) from None
 
 
 def _error_message(body: str) -> str:
@@ -670,8 +669,8 @@ class _Reader:
         self.ended = data == b"[DONE]"
         if self.ended or not data or kind not in ("", "message", "patch", "error", "done"):
             return
-        with contextlib.suppress(json.JSONDecodeError):
-            record = _loads(data)
+        with contextlib.suppress(ValueError):  # not UTF-8, or not JSON
+            record = _loads(data.decode())
         match record:
             case _ if kind == "error":
                 self._fail()

@@ -212,8 +212,6 @@ def _schema(given: Any) -> dict[str, Any]:
         return _schema_from_text(_dumps(given))
     if isinstance(given, pydantic.TypeAdapter) or _is_class(given):
         return _describe(given)
-    if typing.get_origin(given) is not None:
-        return _describe.__wrapped__(given)  # not from the cache, where `int | str` is equal to `str | int`
     name = type(given).__name__
     if given is None or isinstance(given, (list, tuple, set, frozenset)):
         raise InvalidSchemaError(f"response_format is {_show(given)}: pass list[T] or a JSON Schema object")
@@ -223,8 +221,8 @@ def _schema(given: Any) -> dict[str, Any]:
         raise InvalidSchemaError("response_format is a path: pass its read_text()")
     if inspect.isroutine(given):
         raise InvalidSchemaError("response_format is a function: pass a type or a JSON Schema object")
-    if not callable(getattr(given, "to_json", None)):
-        return _describe.__wrapped__(given)
+    if typing.get_origin(given) is not None or not callable(getattr(given, "to_json", None)):
+        return _describe.__wrapped__(given)  # not from the cache, where `int | str` is equal to `str | int`
     try:
         text = given.to_json()
     except Exception as error:

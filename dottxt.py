@@ -846,7 +846,6 @@ class _Text:
 
 # --- Clients: what both share, then streams, then the two ---------------------------------------------------
 
-
 _SAMPLING = ("temperature", "max_tokens", "seed")
 _BASE_URL = "https://api.dottxt.ai/v1"
 
@@ -867,8 +866,6 @@ def _checked_key(api_key: Any) -> Any:
 class _Gateway:
     """What makes an SDK client one of the .txt gateway. Stands before the SDK's class."""
 
-    _custom_headers: Mapping[str, str]
-
     def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
         url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip() or _BASE_URL
         if not url.lower().startswith(("http://", "https://")):
@@ -877,7 +874,7 @@ class _Gateway:
         # The SDK has filled these from OpenAI's own environment variables; only what the caller gave stays.
         for name in ("organization", "project", "admin_api_key", "webhook_secret"):
             setattr(self, name, client_kwargs.get(name))
-        self._custom_headers = dict(client_kwargs.get("default_headers") or {})
+        self._custom_headers: Mapping[str, str] = dict(client_kwargs.get("default_headers") or {})
         self._token_models: set[tuple[str, str]] = set()  # (base URL, model) of engines without patch mode
 
     if not typing.TYPE_CHECKING:  # checkers keep the SDK's signatures
@@ -998,9 +995,7 @@ _HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
 class _Exchange:
     """A stream without its I/O: what to ask, what the response means, what comes of it."""
 
-    def __init__(
-        self, client: Any, model: str, input: Any, wanted: object, extra: Any, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, client: Any, model: str, input: Any, wanted: Any, extra: Any, options: Any) -> None:
         apart = ("extra_headers", "extra_query", "timeout", "extra_body")
         headers, query, timeout, extra_body = (options.pop(name, None) for name in apart)
         known = inspect.signature(client.chat.completions.create).parameters.keys()

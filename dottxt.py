@@ -1270,9 +1270,7 @@ class DotTxt(_Gateway, openai.OpenAI):
     def generate(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> Any: ...
-    def generate(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        **options: Any) -> Any:
+    def generate(self, *, model: str, input: Messages, response_format: object, **options: Any) -> Any:
         """Ask for data of a type and return it.
 
         Args:
@@ -1293,7 +1291,6 @@ class DotTxt(_Gateway, openai.OpenAI):
             InvalidOutputError: The output is not of the requested type.
             openai.APIError: As the SDK raises it.
         """
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         asked: dict[str, Any] = {"model": model, "input": input, "response_format": response_format}
         return self.generate_with_completion(**asked, **options)[0]
 
@@ -1306,10 +1303,8 @@ class DotTxt(_Gateway, openai.OpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[Any, ChatCompletion]: ...
     def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Do as `generate`; return the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         request = _request(model, input, response_format, **options)
         try:
             completion = self.chat.completions.create(**request)
@@ -1326,8 +1321,7 @@ class DotTxt(_Gateway, openai.OpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> PatchStream[Any]: ...
     def stream(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        timeout: Any = None, extra: Fields | None = None, **options: Any) -> PatchStream[Any]:
+        extra: Fields | None = None, **options: Any) -> PatchStream[Any]:
         """Ask for data of a type and return an iterator of its parts, each there as soon as it is written.
 
         The arguments are checked at once; the request is sent when the first event is asked for. An engine
@@ -1342,7 +1336,6 @@ class DotTxt(_Gateway, openai.OpenAI):
             InvalidSchemaError: `response_format` cannot be used as an output type.
             TypeError: A field is given twice, or is not one that can be given.
         """
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
         return PatchStream(_Exchange(self, model, input, response_format, extra, options))
     # fmt: on
 
@@ -1359,11 +1352,8 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
     async def generate(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> Any: ...
-    async def generate(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        **options: Any) -> Any:
+    async def generate(self, *, model: str, input: Messages, response_format: object, **options: Any) -> Any:
         """Do as `DotTxt.generate`: raises `InvalidSchemaError`, `InvalidOutputError`, `openai.APIError`."""
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         asked: dict[str, Any] = {"model": model, "input": input, "response_format": response_format}
         return (await self.generate_with_completion(**asked, **options))[0]
 
@@ -1373,16 +1363,12 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[ModelT | T, ChatCompletion]: ...
     @overload
-    async def generate_with_completion(self, *, model: str, input: Messages,
-        response_format: object,
+    async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[Any, ChatCompletion]: ...
-    async def generate_with_completion(self, *, model: str, input: Messages,
-        response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+    async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Do as `DotTxt.generate_with_completion`: raises as `generate` does."""
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         request = _request(model, input, response_format, **options)
         try:
             completion = await self.chat.completions.create(**request)
@@ -1399,10 +1385,8 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> AsyncPatchStream[Any]: ...
     def stream(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        timeout: Any = None, extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
+        extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
         """Do as `DotTxt.stream`: the iterator is an asynchronous one."""
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
         return AsyncPatchStream(_Exchange(self, model, input, response_format, extra, options))
     # fmt: on
 

@@ -136,9 +136,6 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
-
-
 def _loads(text: str) -> Any:
     """Decode JSON text (RFC 8259); whatever is wrong with it is a `json.JSONDecodeError`."""
     try:
@@ -146,7 +143,7 @@ def _loads(text: str) -> Any:
     except (ValueError, TypeError):
         pass  # the standard library decides: it also takes lone surrogates, and nests deeper
     try:
-        return _decode(text)
+        return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError:
         raise
     except (ValueError, RecursionError) as error:  # NaN, or more digits than Python converts
@@ -808,7 +805,7 @@ class _Text:
         if not self._text.startswith('"', self._pos):
             self._fail("Unterminated string, or an invalid escape or control character in it")
         self._pos += 1
-        return _decode(f'"{text}"') if "\\" in text else text
+        return _loads(f'"{text}"') if "\\" in text else text
 
     def _read_word(self) -> Generator[None, None, Any]:
         """Read a number or a literal."""

@@ -163,8 +163,8 @@ def _error_message(body: str) -> str:
     return said if isinstance(said, str) else ""
 
 
-def _shorten(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"
 
 
 def _show(value: object) -> str:
@@ -463,11 +463,10 @@ class _Document:
 
     def at(self, count: int) -> Any:
         """Return a copy of the document as it was after the first `count` operations."""
-        root: Any = None
         with contextlib.suppress(RuntimeError):  # another thread adds to it at this moment
             root = _copy(self.root) if count == len(self.paths) else None
-        if count == len(self.paths):
-            return root
+            if count == len(self.paths):
+                return root
         earlier = _Document()
         for path, value in zip(self.paths[:count], self.values, strict=False):
             earlier.add(path, value)
@@ -1003,10 +1002,11 @@ class _Exchange:
             for name, value in fields.items():
                 if name in (*apart, "stream", "messages", "input"):
                     raise TypeError(f"{name} cannot be set here: stream() takes input=, timeout=, extra_…=")
-                if name in body and not isinstance(value, _NOT_GIVEN):
+                if isinstance(value, _NOT_GIVEN):
+                    continue
+                if name in body:
                     raise TypeError(f"{name} is given twice")
-                if not isinstance(value, _NOT_GIVEN):
-                    body[name] = value
+                body[name] = value
         # The SDK's own message objects become what they stand for.
         self.body = _ANYTHING.dump_python(body, mode="json", exclude_unset=True)
         headers = headers or {}
@@ -1081,8 +1081,7 @@ class _Exchange:
             if self.closed or self.reader.ended:
                 self.error = self.error if self.closed else None
                 return
-            request = getattr(self.response or error, "request", None)
-            if request is not None:
+            if request := getattr(self.response or error, "request", None):
                 # The transport is httpx, httpx2 or the caller's own: a timeout is known by its name.
                 timed_out = any(base.__name__ == "TimeoutException" for base in type(error).__mro__)
                 kind = openai.APITimeoutError if timed_out else openai.APIConnectionError

@@ -114,7 +114,7 @@ class InvalidOutputError(openai.OpenAIError, ValueError):
 
 
 class PatchStreamError(openai.OpenAIError, RuntimeError):
-    """A stream's response has another status than 200, reports an error or breaks the protocol.
+    """A stream's response has a status other than 200, reports an error or breaks the protocol.
 
     Attributes:
         status_code: The HTTP status of the response.
@@ -157,7 +157,7 @@ def _error_message(body: str) -> str:
         said = _loads(body)
     except json.JSONDecodeError:
         return ""
-    for key in ("error", "message", "detail"):  # {"error": {"message": "..."}}, and what others make of it
+    for key in ("error", "message", "detail"):  # {"error": {"message": "..."}} and its variants
         if isinstance(said, dict):
             said = said.get(key) or said
     return said if isinstance(said, str) else ""
@@ -173,7 +173,7 @@ def _show(value: object) -> str:
 
 
 def _redact(text: str, key: str) -> str:
-    """Replace the key, which a server may quote. A short one is a dummy for a local engine, and any word."""
+    """Replace the API key, which a server may echo. A short one is a local engine's dummy, and any word."""
     return text.replace(key, "[API key]") if len(key) >= 8 else text
 
 
@@ -453,7 +453,7 @@ class _Document:
     def fold(self, op: Op) -> PatchEvent:
         """Apply a received operation and return its event."""
         path, value = op["path"], op["value"]
-        # The caller may change `op`, and the document changes what it holds: keep a third.
+        # The caller may change `op`, and the document changes what it holds: keep a third copy.
         self.paths.append(path)
         self.values.append(_copy(value) if isinstance(value, _CONTAINERS) else value)
         self.add(path, value)
@@ -625,7 +625,7 @@ class _Reader:
         self._key = key
 
     def feed(self, data: bytes) -> Iterator[PatchEvent]:
-        """Yield the events of the records that `data` completes. Those at fault raise `PatchStreamError`."""
+        """Yield the events of the records that `data` completes. A bad record raises `PatchStreamError`."""
         return self._read(self._framing.feed(data))
 
     def close(self) -> Iterator[PatchEvent]:
@@ -669,7 +669,7 @@ class _Reader:
             case _ if kind == "error":
                 self._fail()
             case _ if kind == "done":
-                self.ended = record is not None  # else it is cut short itself
+                self.ended = record is not None  # an end mark may be cut short itself
                 self._note(record)
             case {"error": error} if error:
                 self._fail()
@@ -703,14 +703,14 @@ class _Reader:
             yield from self.text.feed(content)
 
     def _note(self, record: Any) -> None:
-        """Keep what a record tells beside data."""
+        """Keep the finish reason and the usage that a record reports."""
         if isinstance(record, dict):
             reason, usage = record.get("finish_reason"), record.get("usage")
             self.finish_reason = reason if reason and isinstance(reason, str) else self.finish_reason
             self.usage = usage if isinstance(usage, dict) else self.usage
 
     def _fail(self, what: str | None = None) -> NoReturn:
-        """Raise for the record that was read last; without a word of ours it reports an error."""
+        """Raise for the record that was read last. Without `what` it is an error that the server reports."""
         record = _redact(self._record.decode(errors="replace"), self._key)
         message = what and f"the stream has a record that {what}: {_shorten(record)}"
         raise PatchStreamError(message, body=record)
@@ -739,7 +739,7 @@ class _Text:
         self._ops = self._read_document()
 
     def feed(self, text: str) -> Iterator[Op]:
-        """Yield the operations that `text` completes. After text that is not JSON all else is only kept."""
+        """Yield the operations that `text` completes. Once text was not JSON, the rest is only kept."""
         self.pieces.append(text)
         self._length += len(text)
         if self._error is not None:
@@ -876,8 +876,8 @@ class _Gateway:
     if not typing.TYPE_CHECKING:  # checkers keep the SDK's signatures
 
         def copy(self, **options: Any) -> Any:
-            """Do as the SDK's `copy`; a blank key is a `ValueError`."""
-            if options.get("api_key") is not None:  # the SDK would take a blank one for none
+            """Like the SDK's `copy`, but a blank key is a `ValueError`."""
+            if options.get("api_key") is not None:  # to the SDK a blank one is none at all
                 options["api_key"] = _checked_key(options["api_key"])
             client = super().copy(**options)
             client._token_models = self._token_models
@@ -1007,7 +1007,7 @@ class _Exchange:
                 if name in body:
                     raise TypeError(f"{name} is given twice")
                 body[name] = value
-        # The SDK's own message objects become what they stand for.
+        # Message objects of the SDK become plain dicts.
         self.body = _ANYTHING.dump_python(body, mode="json", exclude_unset=True)
         headers = headers or {}
         replaced = [name for name in (*client.default_headers, *headers) if name.lower() in _HEADERS]
@@ -1025,14 +1025,14 @@ class _Exchange:
 
     def send(self, stream_class: Any) -> Any:
         """Return the SDK's stream object, whose response nobody has read yet."""
-        # Not by `chat.completions.create`: what traces that method reads whatever it returns to the end.
+        # Not by `chat.completions.create`: a tracer that wraps it may read the whole response first.
         body = {**self.body, "stream": "patch" if self.patch else True}
         how = {"cast_to": object, "stream": True, "stream_cls": stream_class[object]}
         return self.client.post("/chat/completions", body=body, options=self.options, **how)
 
     def refused(self, error: openai.APIStatusError) -> None:
-        """Return if the request is to be made again, for a token stream now; raise otherwise."""
-        # A boolean `stream` is meant. Not across a brace: some engines quote the request, and its schema.
+        """Return if the request must be sent again, for a token stream this time; raise otherwise."""
+        # The engine wants a boolean. No brace in between: some quote the request, and its schema.
         words = r"(?i)\bstream\b[^{}]{0,200}bool|bool[^{}]{0,200}\bstream\b"
         text = re.sub(r"\\+[nrt]", " ", error.response.text)  # line breaks are escaped in JSON
         if not (self.patch and error.status_code in (400, 422, 500) and re.search(words, text)):
@@ -1041,7 +1041,7 @@ class _Exchange:
         self.patch = False
 
     def open(self) -> None:
-        """Prepare for the body of the response; of another status than 200 it has been read."""
+        """Prepare to read the response. Unless its status is 200, its body has been read."""
         status, key = self.response.status_code, self.client.api_key
         if status != 200:
             raise PatchStreamError(status_code=status, body=_redact(self.response.text, key))
@@ -1051,12 +1051,12 @@ class _Exchange:
 
     @property
     def is_over(self) -> bool:
-        """Whether to close the response now. Not of a patch stream: its connection serves the next call."""
-        # Engines that send tokens may announce to keep a connection, and close it all the same.
+        """Whether to close the response now. A patch stream is read on, to reuse its connection."""
+        # Engines that send tokens may announce that they keep a connection, and close it all the same.
         return self.closed or (self.reader.ended and self.reader.text is not None)
 
     def end(self) -> Iterator[PatchEvent]:
-        """Yield the events that the end of the response completes, and see whether it was the end."""
+        """Yield the events that the end of the response completes. An end that came too soon raises."""
         reader = self.reader
         if self.closed:
             return
@@ -1075,7 +1075,7 @@ class _Exchange:
         self.error = None
 
     def failed(self, error: Exception) -> None:
-        """Raise what an error means, or nothing where all that counts had been received."""
+        """Raise the error that the caller should see, or none if all that matters had arrived."""
         cause = error.__cause__
         if not isinstance(error, openai.OpenAIError):
             if self.closed or self.reader.ended:
@@ -1104,7 +1104,7 @@ class _Exchange:
             raise self.error
         return self.output.value(delimits_itself=self.reader.text is not None)
 
-    # These do not know the stream object: when that is dropped, so are they, and close the response.
+    # These must not refer to the stream object: when it is dropped, they are closed, and the response too.
     def events(self) -> Generator[PatchEvent, None, None]:
         try:
             while self.response is None:
@@ -1152,23 +1152,23 @@ class _Exchange:
 
 
 class _AnyStream(Generic[T]):
-    """What both kinds of stream tell."""
+    """What both kinds of stream report."""
 
     _exchange: _Exchange
 
     @property
     def finish_reason(self) -> str | None:
-        """The finish reason, as far as the stream has told one."""
+        """The finish reason, once the stream has reported it."""
         return self._exchange.reader.finish_reason
 
     @property
     def raw_output(self) -> str:
-        """The JSON text received so far; of a patch stream that of the document."""
+        """The JSON text received so far. For a patch stream it is made from the document."""
         return self._exchange.output.text
 
     @property
     def usage(self) -> CompletionUsage | None:
-        """The usage, as far as the stream has told it."""
+        """The token usage, once the stream has reported it."""
         usage = self._exchange.reader.usage
         return None if usage is None else CompletionUsage.construct(**usage)
 
@@ -1212,7 +1212,7 @@ class PatchStream(_AnyStream[T]):
 
 
 class AsyncPatchStream(_AnyStream[T]):
-    """The asynchronous `PatchStream`: it iterates and raises as that does."""
+    """The asynchronous `PatchStream`. It raises the same errors."""
 
     def __init__(self, exchange: _Exchange) -> None:
         self._exchange, self._events = exchange, exchange.async_events()
@@ -1230,7 +1230,7 @@ class AsyncPatchStream(_AnyStream[T]):
         await self.aclose()
 
     async def result(self) -> T:
-        """Do as `PatchStream.result`, and raise as that does."""
+        """Like `PatchStream.result`: return the value or raise the same errors."""
         async for _ in self._events:
             pass
         return self._exchange.result()  # type: ignore[no-any-return]
@@ -1246,7 +1246,7 @@ class AsyncPatchStream(_AnyStream[T]):
 
 
 class DotTxt(_Gateway, openai.OpenAI):
-    """The client of the .txt API, and of any OpenAI-compatible engine: an `openai.OpenAI` and three methods.
+    """The client of the .txt API, and of any OpenAI-compatible engine: an `openai.OpenAI` plus three methods.
 
     Args:
         api_key: The key; without it the environment variable `DOTTXT_API_KEY`.
@@ -1300,7 +1300,7 @@ class DotTxt(_Gateway, openai.OpenAI):
         **options: Any) -> tuple[Any, ChatCompletion]: ...
     def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
         **options: Any) -> tuple[Any, ChatCompletion]:
-        """Do as `generate`; return the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
+        """Like `generate`; returns the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
         request = _request(model, input, response_format, **options)
         try:
             completion = self.chat.completions.create(**request)
@@ -1326,11 +1326,11 @@ class DotTxt(_Gateway, openai.OpenAI):
         Args:
             timeout: In seconds (or the SDK's `Timeout`), in place of the client's.
             extra: Other fields of the request's body, unknown ones included.
-            **options: Other arguments of `chat.completions.create`. All others are those of `generate`.
+            **options: Other arguments of `chat.completions.create`. The rest are those of `generate`.
 
         Raises:
             InvalidSchemaError: `response_format` cannot be used as an output type.
-            TypeError: A field is given twice, or is not one that can be given.
+            TypeError: A field is given twice or cannot be set here.
         """
         return PatchStream(_Exchange(self, model, input, response_format, extra, options))
     # fmt: on
@@ -1349,7 +1349,7 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> Any: ...
     async def generate(self, *, model: str, input: Messages, response_format: object, **options: Any) -> Any:
-        """Do as `DotTxt.generate`: raises `InvalidSchemaError`, `InvalidOutputError`, `openai.APIError`."""
+        """Like `DotTxt.generate`. Raises `InvalidSchemaError`, `InvalidOutputError`, `openai.APIError`."""
         asked: dict[str, Any] = {"model": model, "input": input, "response_format": response_format}
         return (await self.generate_with_completion(**asked, **options))[0]
 
@@ -1364,7 +1364,7 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         **options: Any) -> tuple[Any, ChatCompletion]: ...
     async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
         **options: Any) -> tuple[Any, ChatCompletion]:
-        """Do as `DotTxt.generate_with_completion`: raises as `generate` does."""
+        """Like `DotTxt.generate_with_completion`. Raises what `generate` raises."""
         request = _request(model, input, response_format, **options)
         try:
             completion = await self.chat.completions.create(**request)
@@ -1382,7 +1382,7 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> AsyncPatchStream[Any]: ...
     def stream(self, *, model: str, input: Messages, response_format: object,
         extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
-        """Do as `DotTxt.stream`: the iterator is an asynchronous one."""
+        """Like `DotTxt.stream`, but the iterator is asynchronous."""
         return AsyncPatchStream(_Exchange(self, model, input, response_format, extra, options))
     # fmt: on
 
@@ -1557,7 +1557,7 @@ environment:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # a notebook's cannot be set
+        with contextlib.suppress(AttributeError):  # a notebook's streams have no encoding
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         try:
@@ -1568,9 +1568,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if isinstance(error, OSError):  # what could not be written must not be tried again at exit
+        if isinstance(error, OSError):  # Python must not try again at exit to write what it could not
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever read has seen enough
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough
             return 0
         received = error.body if isinstance(error, PatchStreamError) and error.status_code == 200 else ""
         key = os.environ.get("DOTTXT_API_KEY", "").strip()

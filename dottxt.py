@@ -247,10 +247,8 @@ def _describe(given: Any) -> dict[str, Any]:
                 depth, frame = depth + 1, frame.f_back
             schema = pydantic.TypeAdapter(given, _parent_depth=depth).json_schema()
     except Exception as error:
-        raise InvalidSchemaError(
-            f"Pydantic cannot describe response_format {_show(given)}: {error}. Pass the class itself, a "
-            "TypeAdapter made where its names are known, or a JSON Schema object"
-        ) from error
+        hint = "pass the class itself, a TypeAdapter made where its names are known, or a JSON Schema object"
+        raise InvalidSchemaError(f"response_format {_show(given)} has no schema: {error}; {hint}") from error
     _dumps(schema, f"the schema of {_show(given)}")
     return schema
 
@@ -309,9 +307,7 @@ def _meta_schema() -> pydantic.TypeAdapter[Any]:
     def when(kind: type, wanted: Any) -> Any:
         """Let `wanted` judge the instances of a class, and the annotated type all else."""
         judge = pydantic.TypeAdapter(wanted, config=pydantic.ConfigDict(strict=True)).validate_python
-        return pydantic.WrapValidator(
-            lambda given, other: (judge if isinstance(given, kind) else other)(given)
-        )
+        return pydantic.WrapValidator(lambda it, other: (judge if isinstance(it, kind) else other)(it))
 
     anchor = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z_][-A-Za-z0-9._]*$")]
     # An integer may lie beyond floats: its sign tells enough. 2.0 is an integer (core §4.2.3).

@@ -678,7 +678,7 @@ class _Reader:
             case {"usage": _} | {"error": None}:
                 self._note(record)
             case _:
-                self._fail("is not JSON" if record is None and data != b"null" else "is not an add operation")
+                self._fail("is not a valid operation")
 
     def _read_choice(self, choice: Any) -> Iterator[Op]:
         if not isinstance(choice, dict):

@@ -1509,7 +1509,6 @@ def _cli_message(error: Exception, key: str) -> str:
     hints = {
         401: "set DOTTXT_API_KEY to a valid key",
         404: "`dottxt models` lists the models, DOTTXT_BASE_URL names the server",
-        429: "wait a moment and try again",
     }
     hint = hints.get(getattr(error, "status_code", 0))
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", f"{text}: {hint}" if hint else text)

@@ -202,7 +202,7 @@ def build_response_format(response_format: object, *, name: str = "response") ->
 
 
 def _schema(given: Any) -> dict[str, Any]:
-    """Return the schema itself, which a cache may own: not to be changed."""
+    """Return the schema itself. Do not change it: a cache may own it."""
     if isinstance(given, str):
         return _schema_from_text(given)
     if isinstance(given, dict):
@@ -305,7 +305,7 @@ def _meta_schema() -> pydantic.TypeAdapter[Any]:
         return items
 
     def when(kind: type, wanted: Any) -> Any:
-        """Let `wanted` judge the instances of a class, and the annotated type all else."""
+        """Let `wanted` validate the instances of `kind`, and the annotated type everything else."""
         judge = pydantic.TypeAdapter(wanted, config=pydantic.ConfigDict(strict=True)).validate_python
         return pydantic.WrapValidator(lambda it, other: (judge if isinstance(it, kind) else other)(it))
 
@@ -396,9 +396,9 @@ class _Document:
 
     def __init__(self, root: Any = None) -> None:
         self.root = root
-        self.paths: list[str] = []  # of each operation folded, and its value
-        self.values: list[Any] = []
-        # Pointer and container of each step to where the last operation went: the next goes to one of them.
+        self.paths: list[str] = []  # of the operations folded so far
+        self.values: list[Any] = []  # copies of theirs
+        # Pointer and container of each step to where the last operation went: the next usually goes there.
         self._opened: list[tuple[str, Any]] = []
 
     def add(self, path: str, value: Any) -> None:
@@ -856,7 +856,7 @@ def _checked_key(api_key: Any) -> Any:
 
 
 class _Gateway:
-    """What makes an SDK client one of the .txt gateway. Stands before the SDK's class."""
+    """Sets an SDK client up for the .txt gateway: a mixin that stands before the SDK's class."""
 
     def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
         url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip() or _BASE_URL
@@ -873,7 +873,7 @@ class _Gateway:
 
         def copy(self, **options: Any) -> Any:
             """Like the SDK's `copy`, but a blank key is a `ValueError`."""
-            if options.get("api_key") is not None:  # to the SDK a blank one is none at all
+            if options.get("api_key") is not None:  # the SDK would ignore a blank one
                 options["api_key"] = _checked_key(options["api_key"])
             client = super().copy(**options)
             client._token_models = self._token_models
@@ -909,7 +909,7 @@ class _Output(typing.NamedTuple):
 
     @classmethod
     def of(cls, model: str, response_format: object, completion: Any) -> _Output:
-        """Return what a completion holds. The SDK checks nothing: it may be a proxy's HTML page."""
+        """Return what a completion contains. The SDK does not check it: it may be a proxy's HTML page."""
         choices = getattr(completion, "choices", None)
         if not isinstance(choices, list) or not choices:
             text = completion if isinstance(completion, str) else ""
@@ -921,7 +921,7 @@ class _Output(typing.NamedTuple):
         return cls(model, response_format, text, getattr(choices[0], "finish_reason", None) or None, refusal)
 
     def value(self, *, delimits_itself: bool = True) -> Any:
-        """Return the value of the requested type. JSON text delimits itself, but for a number at its end."""
+        """Return the value of the requested type. JSON text delimits itself unless a number ends it."""
         text, wanted = self.text, self.response_format
         validate: Callable[[str], Any] = _loads
         if isinstance(wanted, pydantic.TypeAdapter):
@@ -935,7 +935,7 @@ class _Output(typing.NamedTuple):
                 _loads(text)
             return validate(text)
         except (json.JSONDecodeError, pydantic.ValidationError, UnicodeError) as error:
-            # Without its traceback: a user's shows as little of this module as possible.
+            # Without its traceback, so that the user's shows as little of this module as possible.
             raise self.invalid(error) from error.with_traceback(None)
 
     def invalid(self, error: ValueError) -> InvalidOutputError:
@@ -980,12 +980,12 @@ class _Output(typing.NamedTuple):
 
 _ANYTHING = pydantic.TypeAdapter(Any)
 _NOT_GIVEN = (type(None), openai.NotGiven, openai._types.Omit)
-# Of a stream's request: server-sent events have an end mark; proxies that compress hold events back.
+# For streams: server-sent events have an end mark, and compressing proxies hold events back.
 _HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
 
 
 class _Exchange:
-    """A stream without its I/O: what to ask, what the response means, what comes of it."""
+    """A stream without its I/O: the request, what the response means, and the result."""
 
     def __init__(self, client: Any, model: str, input: Any, wanted: Any, extra: Any, options: Any) -> None:
         apart = ("extra_headers", "extra_query", "timeout", "extra_body")
@@ -1016,7 +1016,7 @@ class _Exchange:
         self.reader = _Reader()
         self.response: Any = None
         self.closed = False
-        # What `result` raises, until the end has come.
+        # What `result` raises; `None` once the stream has ended well.
         self.error: Exception | None = RuntimeError("the stream was closed before its end: it has no result")
 
     def send(self, stream_class: Any) -> Any:
@@ -1419,8 +1419,8 @@ class _CommandLine:
     def stream(self) -> None:
         """Print each field as soon as the model has written it.
 
-        On a terminal a line is `field = value`. In a pipe it is a JSON Patch operation, for programs that
-        read along: {"op": "add", "path": "/field", "value": ...}.
+        On a terminal, each line is `field = value`. In a pipe, each line is a JSON Patch operation for other
+        programs: {"op": "add", "path": "/field", "value": ...}.
 
         example:
           dottxt stream -s ticket.json "I was charged twice" | jq -r 'select(.path == "/intent").value'

@@ -101,23 +101,20 @@ class InvalidOutputError(openai.OpenAIError, ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         state = dict(self.__dict__)
         if isinstance(error := self.original_error, pydantic.ValidationError):
-            items = [(item["type"], item["msg"], item["loc"], item["input"]) for item in error.errors()]
-            state["original_error"] = (error.title, items)
+            state["original_error"] = error.title, error.errors(include_url=False, include_context=False)
         return type(self), self.args, state
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state)
         if isinstance(state["original_error"], tuple):
             title, items = state["original_error"]
-            errors: list[Any] = [
-                {"type": PydanticCustomError(kind, "{text}", {"text": text}), "loc": loc, "input": given}
-                for kind, text, loc, given in items
-            ]
-            self.original_error = pydantic.ValidationError.from_exception_data(title, errors)
+            for item in items:
+                item["type"] = PydanticCustomError(item["type"], "{text}", {"text": item["msg"]})
+            self.original_error = pydantic.ValidationError.from_exception_data(title, items)
 
 
 class PatchStreamError(openai.OpenAIError, RuntimeError):
-    """A stream's response has another status than 200, reports an error or breaks the protocol.
+    """A stream's response has a status other than 200, reports an error or breaks the protocol.
 
     Attributes:
         status_code: The HTTP status of the response.
@@ -127,15 +124,9 @@ class PatchStreamError(openai.OpenAIError, RuntimeError):
 
     def __init__(self, message: str | None = None, *, status_code: int = 200, body: str = "") -> None:
         if message is None:
-            said = _error_message(body)
-            what = (
-                "the stream failed"
-                if status_code == 200
-                else f"the stream's response has status {status_code}"
-            )
-            message = (
-                f"{said} ({what})" if said else f"{what}: {_shorten(' '.join(body.split())) or 'no body'}"
-            )
+            what = "the stream failed" if status_code == 200 else f"the response has status {status_code}"
+            said, text = _error_message(body), _shorten(" ".join(body.split()))
+            message = f"{said} ({what})" if said else f"{what}: {text or 'no body'}"
         super().__init__(message)
         self.status_code = status_code
         self.body = body
@@ -145,23 +136,19 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
-
-
-def _loads(text: str | bytes) -> Any:
+def _loads(text: str) -> Any:
     """Decode JSON text (RFC 8259); whatever is wrong with it is a `json.JSONDecodeError`."""
     try:
         return from_json(text, allow_inf_nan=False)
     except (ValueError, TypeError):
         pass  # the standard library decides: it also takes lone surrogates, and nests deeper
     try:
-        return _decode(text if isinstance(text, str) else text.decode())
+        return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError:
         raise
-    except (ValueError, RecursionError) as error:  # NaN, not UTF-8, or more digits than Python converts
+    except (ValueError, RecursionError) as error:  # NaN, or more digits than Python converts
         what = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        doc = text if isinstance(text, str) else text.decode(errors="replace")
-        raise json.JSONDecodeError(what, doc, 0) from None
+        raise json.JSONDecodeError(what, text, 0) from None
 
 
 def _error_message(body: str) -> str:
@@ -170,14 +157,14 @@ def _error_message(body: str) -> str:
         said = _loads(body)
     except json.JSONDecodeError:
         return ""
-    for key in ("error", "message", "detail"):  # {"error": {"message": "..."}}, and what others make of it
+    for key in ("error", "message", "detail"):  # {"error": {"message": "..."}} and its variants
         if isinstance(said, dict):
             said = said.get(key) or said
     return said if isinstance(said, str) else ""
 
 
-def _shorten(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"
 
 
 def _show(value: object) -> str:
@@ -186,7 +173,7 @@ def _show(value: object) -> str:
 
 
 def _redact(text: str, key: str) -> str:
-    """Replace the key, which a server may quote. A short one is a dummy for a local engine, and any word."""
+    """Replace the API key, which a server may echo. A short one is a local engine's dummy, and any word."""
     return text.replace(key, "[API key]") if len(key) >= 8 else text
 
 
@@ -210,23 +197,18 @@ def normalize_schema(response_format: object) -> dict[str, Any]:
 
 def build_response_format(response_format: object, *, name: str = "response") -> dict[str, Any]:
     """Return the `response_format` of a chat completion: `normalize_schema`'s schema with a name."""
-    return _wrap(normalize_schema(response_format), name)
-
-
-def _wrap(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    schema = normalize_schema(response_format)
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 
 def _schema(given: Any) -> dict[str, Any]:
-    """Return the schema itself, which a cache may own: not to be changed."""
+    """Return the schema itself. Do not change it: a cache may own it."""
     if isinstance(given, str):
-        return _schema_from_text(given, "the str")
+        return _schema_from_text(given)
     if isinstance(given, dict):
-        return _schema_from_text(_dumps(given, "the dict"), "the dict")
+        return _schema_from_text(_dumps(given))
     if isinstance(given, pydantic.TypeAdapter) or _is_class(given):
         return _describe(given)
-    if typing.get_origin(given) is not None:
-        return _describe.__wrapped__(given)  # not from the cache, where `int | str` is equal to `str | int`
     name = type(given).__name__
     if given is None or isinstance(given, (list, tuple, set, frozenset)):
         raise InvalidSchemaError(f"response_format is {_show(given)}: pass list[T] or a JSON Schema object")
@@ -236,8 +218,8 @@ def _schema(given: Any) -> dict[str, Any]:
         raise InvalidSchemaError("response_format is a path: pass its read_text()")
     if inspect.isroutine(given):
         raise InvalidSchemaError("response_format is a function: pass a type or a JSON Schema object")
-    if not callable(getattr(given, "to_json", None)):
-        return _describe.__wrapped__(given)
+    if typing.get_origin(given) is not None or not callable(getattr(given, "to_json", None)):
+        return _describe.__wrapped__(given)  # not from the cache, where `int | str` is equal to `str | int`
     try:
         text = given.to_json()
     except Exception as error:
@@ -265,15 +247,13 @@ def _describe(given: Any) -> dict[str, Any]:
                 depth, frame = depth + 1, frame.f_back
             schema = pydantic.TypeAdapter(given, _parent_depth=depth).json_schema()
     except Exception as error:
-        raise InvalidSchemaError(
-            f"Pydantic cannot describe response_format {_show(given)}: {error}. Pass the class itself, a "
-            "TypeAdapter made where its names are known, or a JSON Schema object"
-        ) from error
+        hint = "pass the class itself, a TypeAdapter made where its names are known, or a JSON Schema object"
+        raise InvalidSchemaError(f"response_format {_show(given)} has no schema: {error}; {hint}") from error
     _dumps(schema, f"the schema of {_show(given)}")
     return schema
 
 
-def _dumps(schema: dict[str, Any], source: str) -> str:
+def _dumps(schema: dict[str, Any], source: str = "response_format") -> str:
     """Return the text of a schema that can be sent."""
     try:
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
@@ -284,24 +264,18 @@ def _dumps(schema: dict[str, Any], source: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _schema_from_text(text: str, source: str) -> dict[str, Any]:
+def _schema_from_text(text: str, source: str = "response_format") -> dict[str, Any]:
     """Read and check the text of a JSON Schema object."""
     try:
         schema = _loads(text)
     except json.JSONDecodeError as error:
         hint = "pass a JSON Schema object as text (of a file, pass its read_text()) or as a dict"
-        raise InvalidSchemaError(
-            f"{source} given as response_format is not JSON ({error}): {hint}"
-        ) from error
+        raise InvalidSchemaError(f"{source} is not JSON ({error}): {hint}") from error
     if not isinstance(schema, dict):
         hint = 'pass a JSON Schema object, such as {"type": "string"}'
-        raise InvalidSchemaError(
-            f"{source} given as response_format is not an object: {_shorten(text)}; {hint}"
-        )
+        raise InvalidSchemaError(f"{source} is not a JSON object: {_shorten(text)}; {hint}")
     if schema.get("type") == "json_schema" or ("name" in schema and isinstance(schema.get("schema"), dict)):
-        raise InvalidSchemaError(
-            "response_format is the envelope of a request: pass the inner schema instead"
-        )
+        raise InvalidSchemaError("response_format is the envelope of a request: pass the inner schema")
     _dumps(schema, source)  # escapes in the text may stand for lone surrogates
     draft = schema.get("$schema", _DRAFT)
     other_draft = isinstance(draft, str) and draft.rstrip("#") != _DRAFT
@@ -331,11 +305,9 @@ def _meta_schema() -> pydantic.TypeAdapter[Any]:
         return items
 
     def when(kind: type, wanted: Any) -> Any:
-        """Let `wanted` judge the instances of a class, and the annotated type all else."""
+        """Let `wanted` validate the instances of `kind`, and the annotated type everything else."""
         judge = pydantic.TypeAdapter(wanted, config=pydantic.ConfigDict(strict=True)).validate_python
-        return pydantic.WrapValidator(
-            lambda given, other: (judge if isinstance(given, kind) else other)(given)
-        )
+        return pydantic.WrapValidator(lambda it, other: (judge if isinstance(it, kind) else other)(it))
 
     anchor = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z_][-A-Za-z0-9._]*$")]
     # An integer may lie beyond floats: its sign tells enough. 2.0 is an integer (core §4.2.3).
@@ -424,17 +396,17 @@ class _Document:
 
     def __init__(self, root: Any = None) -> None:
         self.root = root
-        self.paths: list[str] = []  # of each operation folded, and its value
-        self.values: list[Any] = []
-        # Pointer and container of each step to where the last operation went: the next goes to one of them.
+        self.paths: list[str] = []  # of the operations folded so far
+        self.values: list[Any] = []  # copies of theirs
+        # Pointer and container of each step to where the last operation went: the next usually goes there.
         self._opened: list[tuple[str, Any]] = []
 
     def add(self, path: str, value: Any) -> None:
         """Apply one `add`; a `ValueError` leaves the document as it was."""
-        pointer, slash, token = path.rpartition("/")
+        pointer, _, token = path.rpartition("/")
         opened = self._opened
         try:
-            if path and not slash:
+            if path and path[0] != "/":
                 raise ValueError("does not start with /")
             is_container = isinstance(value, _CONTAINERS)
             if is_container:
@@ -464,13 +436,8 @@ class _Document:
 
     def _resolve(self, pointer: str) -> Any:
         """Return the value that a JSON Pointer refers to (RFC 6901 §4)."""
-        first, *tokens = pointer.split("/", _MAX_DEPTH + 1)
-        if first:
-            raise ValueError("does not start with /")
-        if len(tokens) > _MAX_DEPTH:
-            raise ValueError(f"nests deeper than {_MAX_DEPTH} levels")
         value = self.root
-        for token in tokens:
+        for token in pointer.split("/")[1:]:
             if isinstance(value, dict) and (key := _unescape(token)) in value:
                 value = value[key]
             elif isinstance(value, list):
@@ -482,7 +449,7 @@ class _Document:
     def fold(self, op: Op) -> PatchEvent:
         """Apply a received operation and return its event."""
         path, value = op["path"], op["value"]
-        # The caller may change `op`, and the document changes what it holds: keep a third.
+        # The caller may change `op`, and the document changes what it holds: keep a third copy.
         self.paths.append(path)
         self.values.append(_copy(value) if isinstance(value, _CONTAINERS) else value)
         self.add(path, value)
@@ -492,11 +459,10 @@ class _Document:
 
     def at(self, count: int) -> Any:
         """Return a copy of the document as it was after the first `count` operations."""
-        root: Any = None
         with contextlib.suppress(RuntimeError):  # another thread adds to it at this moment
             root = _copy(self.root) if count == len(self.paths) else None
-        if count == len(self.paths):
-            return root
+            if count == len(self.paths):
+                return root
         earlier = _Document()
         for path, value in zip(self.paths[:count], self.values, strict=False):
             earlier.add(path, value)
@@ -563,8 +529,6 @@ def apply_add(doc: Any, path: str, value: Any) -> Any:
     Raises:
         ValueError: The pointer is malformed or refers to no place in `doc`, which stays as it was.
     """
-    if not isinstance(path, str):
-        raise ValueError(f"JSON Pointer {path!r} is not a str")
     document = _Document(doc)
     document.add(path, value)
     return document.root
@@ -647,7 +611,7 @@ class _Reader:
         self.is_sse = media_type.lower().startswith("text/event-stream")
         self.document = _Document()
         self.text: _Text | None = None  # of a token stream or a whole completion
-        self.is_tokens = self.is_whole = False  # a completion was read, in pieces or whole
+        self.has_choice = False  # one of these was read, with or without text
         self.ended = False  # an end mark was read
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] | None = None
@@ -657,7 +621,7 @@ class _Reader:
         self._key = key
 
     def feed(self, data: bytes) -> Iterator[PatchEvent]:
-        """Yield the events of the records that `data` completes. Those at fault raise `PatchStreamError`."""
+        """Yield the events of the records that `data` completes. A bad record raises `PatchStreamError`."""
         return self._read(self._framing.feed(data))
 
     def close(self) -> Iterator[PatchEvent]:
@@ -695,13 +659,13 @@ class _Reader:
         self.ended = data == b"[DONE]"
         if self.ended or not data or kind not in ("", "message", "patch", "error", "done"):
             return
-        with contextlib.suppress(json.JSONDecodeError):
-            record = _loads(data)
+        with contextlib.suppress(ValueError):  # not UTF-8, or not JSON
+            record = _loads(data.decode())
         match record:
             case _ if kind == "error":
                 self._fail()
             case _ if kind == "done":
-                self.ended = record is not None  # else it is cut short itself
+                self.ended = record is not None  # an end mark may be cut short itself
                 self._note(record)
             case {"error": error} if error:
                 self._fail()
@@ -714,7 +678,7 @@ class _Reader:
             case {"usage": _} | {"error": None}:
                 self._note(record)
             case _:
-                self._fail("is not JSON" if record is None and data != b"null" else "is not an add operation")
+                self._fail("is not a valid operation")
 
     def _read_choice(self, choice: Any) -> Iterator[Op]:
         if not isinstance(choice, dict):
@@ -728,21 +692,21 @@ class _Reader:
         if not isinstance(content, str) or not isinstance(refusal, str):
             self._fail("is not a chat completion")
         self.refusal += refusal
-        self.is_tokens = True
-        self.is_whole = self.ended = choice.get("message") is not None
-        if content or self.is_whole:
+        self.has_choice = True
+        self.ended = choice.get("message") is not None
+        if content or self.ended:
             self.text = self.text or _Text()
             yield from self.text.feed(content)
 
     def _note(self, record: Any) -> None:
-        """Keep what a record tells beside data."""
+        """Keep the finish reason and the usage that a record reports."""
         if isinstance(record, dict):
             reason, usage = record.get("finish_reason"), record.get("usage")
             self.finish_reason = reason if reason and isinstance(reason, str) else self.finish_reason
             self.usage = usage if isinstance(usage, dict) else self.usage
 
     def _fail(self, what: str | None = None) -> NoReturn:
-        """Raise for the record that was read last; without a word of ours it reports an error."""
+        """Raise for the record that was read last. Without `what` it is an error that the server reports."""
         record = _redact(self._record.decode(errors="replace"), self._key)
         message = what and f"the stream has a record that {what}: {_shorten(record)}"
         raise PatchStreamError(message, body=record)
@@ -771,7 +735,7 @@ class _Text:
         self._ops = self._read_document()
 
     def feed(self, text: str) -> Iterator[Op]:
-        """Yield the operations that `text` completes. After text that is not JSON all else is only kept."""
+        """Yield the operations that `text` completes. Once text was not JSON, the rest is only kept."""
         self.pieces.append(text)
         self._length += len(text)
         if self._error is not None:
@@ -836,7 +800,7 @@ class _Text:
         if not self._text.startswith('"', self._pos):
             self._fail("Unterminated string, or an invalid escape or control character in it")
         self._pos += 1
-        return _decode(f'"{text}"') if "\\" in text else text
+        return _loads(f'"{text}"') if "\\" in text else text
 
     def _read_word(self) -> Generator[None, None, Any]:
         """Read a number or a literal."""
@@ -874,7 +838,6 @@ class _Text:
 
 # --- Clients: what both share, then streams, then the two ---------------------------------------------------
 
-
 _SAMPLING = ("temperature", "max_tokens", "seed")
 _BASE_URL = "https://api.dottxt.ai/v1"
 
@@ -893,9 +856,7 @@ def _checked_key(api_key: Any) -> Any:
 
 
 class _Gateway:
-    """What makes an SDK client one of the .txt gateway. Stands before the SDK's class."""
-
-    _custom_headers: Mapping[str, str]
+    """Sets an SDK client up for the .txt gateway: a mixin that stands before the SDK's class."""
 
     def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
         url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip() or _BASE_URL
@@ -905,14 +866,14 @@ class _Gateway:
         # The SDK has filled these from OpenAI's own environment variables; only what the caller gave stays.
         for name in ("organization", "project", "admin_api_key", "webhook_secret"):
             setattr(self, name, client_kwargs.get(name))
-        self._custom_headers = dict(client_kwargs.get("default_headers") or {})
+        self._custom_headers: Mapping[str, str] = dict(client_kwargs.get("default_headers") or {})
         self._token_models: set[tuple[str, str]] = set()  # (base URL, model) of engines without patch mode
 
     if not typing.TYPE_CHECKING:  # checkers keep the SDK's signatures
 
         def copy(self, **options: Any) -> Any:
-            """Do as the SDK's `copy`; a blank key is a `ValueError`."""
-            if options.get("api_key") is not None:  # the SDK would take a blank one for none
+            """Like the SDK's `copy`, but a blank key is a `ValueError`."""
+            if options.get("api_key") is not None:  # the SDK would ignore a blank one
                 options["api_key"] = _checked_key(options["api_key"])
             client = super().copy(**options)
             client._token_models = self._token_models
@@ -932,9 +893,9 @@ def _request(model: Any, input: Any, response_format: object, **options: Any) ->
     if not isinstance(input, (str, list)):
         raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
     messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
-    schema = _wrap(_schema(response_format), "response")
+    wrapped = build_response_format(response_format)
     options = {name: value for name, value in options.items() if value is not None or name not in _SAMPLING}
-    return {"model": model, "messages": messages, "response_format": schema, **options}
+    return {"model": model, "messages": messages, "response_format": wrapped, **options}
 
 
 class _Output(typing.NamedTuple):
@@ -948,7 +909,7 @@ class _Output(typing.NamedTuple):
 
     @classmethod
     def of(cls, model: str, response_format: object, completion: Any) -> _Output:
-        """Return what a completion holds. The SDK checks nothing: it may be a proxy's HTML page."""
+        """Return what a completion contains. The SDK does not check it: it may be a proxy's HTML page."""
         choices = getattr(completion, "choices", None)
         if not isinstance(choices, list) or not choices:
             text = completion if isinstance(completion, str) else ""
@@ -960,7 +921,7 @@ class _Output(typing.NamedTuple):
         return cls(model, response_format, text, getattr(choices[0], "finish_reason", None) or None, refusal)
 
     def value(self, *, delimits_itself: bool = True) -> Any:
-        """Return the value of the requested type. JSON text delimits itself, but for a number at its end."""
+        """Return the value of the requested type. JSON text delimits itself unless a number ends it."""
         text, wanted = self.text, self.response_format
         validate: Callable[[str], Any] = _loads
         if isinstance(wanted, pydantic.TypeAdapter):
@@ -974,7 +935,7 @@ class _Output(typing.NamedTuple):
                 _loads(text)
             return validate(text)
         except (json.JSONDecodeError, pydantic.ValidationError, UnicodeError) as error:
-            # Without its traceback: a user's shows as little of this module as possible.
+            # Without its traceback, so that the user's shows as little of this module as possible.
             raise self.invalid(error) from error.with_traceback(None)
 
     def invalid(self, error: ValueError) -> InvalidOutputError:
@@ -1019,16 +980,14 @@ class _Output(typing.NamedTuple):
 
 _ANYTHING = pydantic.TypeAdapter(Any)
 _NOT_GIVEN = (type(None), openai.NotGiven, openai._types.Omit)
-# Of a stream's request: server-sent events have an end mark; proxies that compress hold events back.
-_HEADERS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+# For streams: server-sent events have an end mark, and compressing proxies hold events back.
+_HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
 
 
 class _Exchange:
-    """A stream without its I/O: what to ask, what the response means, what comes of it."""
+    """A stream without its I/O: the request, what the response means, and the result."""
 
-    def __init__(
-        self, client: Any, model: str, input: Any, wanted: object, extra: Any, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, client: Any, model: str, input: Any, wanted: Any, extra: Any, options: Any) -> None:
         apart = ("extra_headers", "extra_query", "timeout", "extra_body")
         headers, query, timeout, extra_body = (options.pop(name, None) for name in apart)
         known = inspect.signature(client.chat.completions.create).parameters.keys()
@@ -1039,16 +998,16 @@ class _Exchange:
             for name, value in fields.items():
                 if name in (*apart, "stream", "messages", "input"):
                     raise TypeError(f"{name} cannot be set here: stream() takes input=, timeout=, extra_…=")
-                if name in body and not isinstance(value, _NOT_GIVEN):
+                if isinstance(value, _NOT_GIVEN):
+                    continue
+                if name in body:
                     raise TypeError(f"{name} is given twice")
-                if not isinstance(value, _NOT_GIVEN):
-                    body[name] = value
-        # The SDK's own message objects become what they stand for.
+                body[name] = value
+        # Message objects of the SDK become plain dicts.
         self.body = _ANYTHING.dump_python(body, mode="json", exclude_unset=True)
-        ours = {name.lower() for name in _HEADERS}
-        kept = {name: value for name, value in (headers or {}).items() if name.lower() not in ours}
-        others = [name for name in client.default_headers if name.lower() in ours and name not in _HEADERS]
-        headers = {**dict.fromkeys(others, openai._types.Omit()), **kept, **_HEADERS}
+        headers = headers or {}
+        replaced = [name for name in (*client.default_headers, *headers) if name.lower() in _HEADERS]
+        headers = {**headers, **dict.fromkeys(replaced, openai._types.Omit()), **_HEADERS}
         given = {"headers": headers, "params": query, "timeout": timeout}
         self.options = {name: value for name, value in given.items() if value is not None}
         self.client, self.model, self.response_format = client, model, wanted
@@ -1056,19 +1015,20 @@ class _Exchange:
         self.patch = self.server not in client._token_models  # whether to ask for patch mode
         self.reader = _Reader()
         self.response: Any = None
-        self.complete = self.closed = False
-        self.error: Exception | None = None
+        self.closed = False
+        # What `result` raises; `None` once the stream has ended well.
+        self.error: Exception | None = RuntimeError("the stream was closed before its end: it has no result")
 
     def send(self, stream_class: Any) -> Any:
         """Return the SDK's stream object, whose response nobody has read yet."""
-        # Not by `chat.completions.create`: what traces that method reads whatever it returns to the end.
+        # Not by `chat.completions.create`: a tracer that wraps it may read the whole response first.
         body = {**self.body, "stream": "patch" if self.patch else True}
         how = {"cast_to": object, "stream": True, "stream_cls": stream_class[object]}
         return self.client.post("/chat/completions", body=body, options=self.options, **how)
 
     def refused(self, error: openai.APIStatusError) -> None:
-        """Return if the request is to be made again, for a token stream now; raise otherwise."""
-        # A boolean `stream` is meant. Not across a brace: some engines quote the request, and its schema.
+        """Return if the request must be sent again, for a token stream this time; raise otherwise."""
+        # The engine wants a boolean. No brace in between: some quote the request, and its schema.
         words = r"(?i)\bstream\b[^{}]{0,200}bool|bool[^{}]{0,200}\bstream\b"
         text = re.sub(r"\\+[nrt]", " ", error.response.text)  # line breaks are escaped in JSON
         if not (self.patch and error.status_code in (400, 422, 500) and re.search(words, text)):
@@ -1077,7 +1037,7 @@ class _Exchange:
         self.patch = False
 
     def open(self) -> None:
-        """Prepare for the body of the response; of another status than 200 it has been read."""
+        """Prepare to read the response. Unless its status is 200, its body has been read."""
         status, key = self.response.status_code, self.client.api_key
         if status != 200:
             raise PatchStreamError(status_code=status, body=_redact(self.response.text, key))
@@ -1087,38 +1047,37 @@ class _Exchange:
 
     @property
     def is_over(self) -> bool:
-        """Whether to close the response now. Not of a patch stream: its connection serves the next call."""
-        # Engines that send tokens may announce to keep a connection, and close it all the same.
+        """Whether to close the response now. A patch stream is read on, to reuse its connection."""
+        # Engines that send tokens may announce that they keep a connection, and close it all the same.
         return self.closed or (self.reader.ended and self.reader.text is not None)
 
     def end(self) -> Iterator[PatchEvent]:
-        """Yield the events that the end of the response completes, and see whether it was the end."""
+        """Yield the events that the end of the response completes. An end that came too soon raises."""
         reader = self.reader
         if self.closed:
             return
         try:
             yield from reader.close()
-            if (reader.is_tokens or not self.patch) and reader.text is None and not reader.document.paths:
+            if (reader.has_choice or not self.patch) and reader.text is None and not reader.document.paths:
                 raise json.JSONDecodeError("Expecting value", "", 0)
         except json.JSONDecodeError as error:
             raise self.output.invalid(error) from error.with_traceback(None)
         finally:
-            if reader.is_whole:
+            if reader.text is not None:
                 self.client._token_models.add(self.server)
         if reader.text is None and reader.is_sse and not reader.ended:
             what = "the stream ended without its end mark: the answer may be cut short"
             raise PatchStreamError(what, body=_redact(self.output.text, self.client.api_key))
-        self.complete = True
+        self.error = None
 
     def failed(self, error: Exception) -> None:
-        """Raise what an error means, or nothing where all that counts had been received."""
+        """Raise the error that the caller should see, or none if all that matters had arrived."""
         cause = error.__cause__
         if not isinstance(error, openai.OpenAIError):
             if self.closed or self.reader.ended:
-                self.complete = not self.closed
+                self.error = self.error if self.closed else None
                 return
-            request = getattr(self.response or error, "request", None)
-            if request is not None:
+            if request := getattr(self.response or error, "request", None):
                 # The transport is httpx, httpx2 or the caller's own: a timeout is known by its name.
                 timed_out = any(base.__name__ == "TimeoutException" for base in type(error).__mro__)
                 kind = openai.APITimeoutError if timed_out else openai.APIConnectionError
@@ -1139,11 +1098,9 @@ class _Exchange:
         """Return what `generate` would have returned, once all events have been read."""
         if self.error is not None:
             raise self.error
-        if not self.complete:
-            raise RuntimeError("the stream was closed before its end: it has no result")
         return self.output.value(delimits_itself=self.reader.text is not None)
 
-    # These do not know the stream object: when that is dropped, so are they, and close the response.
+    # These must not refer to the stream object: when it is dropped, they are closed, and the response too.
     def events(self) -> Generator[PatchEvent, None, None]:
         try:
             while self.response is None:
@@ -1195,23 +1152,23 @@ class _Exchange:
 
 
 class _AnyStream(Generic[T]):
-    """What both kinds of stream tell."""
+    """What both kinds of stream report."""
 
     _exchange: _Exchange
 
     @property
     def finish_reason(self) -> str | None:
-        """The finish reason, as far as the stream has told one."""
+        """The finish reason, once the stream has reported it."""
         return self._exchange.reader.finish_reason
 
     @property
     def raw_output(self) -> str:
-        """The JSON text received so far; of a patch stream that of the document."""
+        """The JSON text received so far. For a patch stream it is made from the document."""
         return self._exchange.output.text
 
     @property
     def usage(self) -> CompletionUsage | None:
-        """The usage, as far as the stream has told it."""
+        """The token usage, once the stream has reported it."""
         usage = self._exchange.reader.usage
         return None if usage is None else CompletionUsage.construct(**usage)
 
@@ -1255,7 +1212,7 @@ class PatchStream(_AnyStream[T]):
 
 
 class AsyncPatchStream(_AnyStream[T]):
-    """The asynchronous `PatchStream`: it iterates and raises as that does."""
+    """The asynchronous `PatchStream`. It raises the same errors."""
 
     def __init__(self, exchange: _Exchange) -> None:
         self._exchange, self._events = exchange, exchange.async_events()
@@ -1273,7 +1230,7 @@ class AsyncPatchStream(_AnyStream[T]):
         await self.aclose()
 
     async def result(self) -> T:
-        """Do as `PatchStream.result`, and raise as that does."""
+        """Like `PatchStream.result`: return the value or raise the same errors."""
         async for _ in self._events:
             pass
         return self._exchange.result()  # type: ignore[no-any-return]
@@ -1289,7 +1246,7 @@ class AsyncPatchStream(_AnyStream[T]):
 
 
 class DotTxt(_Gateway, openai.OpenAI):
-    """The client of the .txt API, and of any OpenAI-compatible engine: an `openai.OpenAI` and three methods.
+    """The client of the .txt API, and of any OpenAI-compatible engine: an `openai.OpenAI` plus three methods.
 
     Args:
         api_key: The key; without it the environment variable `DOTTXT_API_KEY`.
@@ -1309,9 +1266,7 @@ class DotTxt(_Gateway, openai.OpenAI):
     def generate(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> Any: ...
-    def generate(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        **options: Any) -> Any:
+    def generate(self, *, model: str, input: Messages, response_format: object, **options: Any) -> Any:
         """Ask for data of a type and return it.
 
         Args:
@@ -1332,7 +1287,6 @@ class DotTxt(_Gateway, openai.OpenAI):
             InvalidOutputError: The output is not of the requested type.
             openai.APIError: As the SDK raises it.
         """
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         asked: dict[str, Any] = {"model": model, "input": input, "response_format": response_format}
         return self.generate_with_completion(**asked, **options)[0]
 
@@ -1345,10 +1299,8 @@ class DotTxt(_Gateway, openai.OpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[Any, ChatCompletion]: ...
     def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
         **options: Any) -> tuple[Any, ChatCompletion]:
-        """Do as `generate`; return the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+        """Like `generate`; returns the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
         request = _request(model, input, response_format, **options)
         try:
             completion = self.chat.completions.create(**request)
@@ -1365,8 +1317,7 @@ class DotTxt(_Gateway, openai.OpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> PatchStream[Any]: ...
     def stream(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        timeout: Any = None, extra: Fields | None = None, **options: Any) -> PatchStream[Any]:
+        extra: Fields | None = None, **options: Any) -> PatchStream[Any]:
         """Ask for data of a type and return an iterator of its parts, each there as soon as it is written.
 
         The arguments are checked at once; the request is sent when the first event is asked for. An engine
@@ -1375,13 +1326,12 @@ class DotTxt(_Gateway, openai.OpenAI):
         Args:
             timeout: In seconds (or the SDK's `Timeout`), in place of the client's.
             extra: Other fields of the request's body, unknown ones included.
-            **options: Other arguments of `chat.completions.create`. All others are those of `generate`.
+            **options: Other arguments of `chat.completions.create`. The rest are those of `generate`.
 
         Raises:
             InvalidSchemaError: `response_format` cannot be used as an output type.
-            TypeError: A field is given twice, or is not one that can be given.
+            TypeError: A field is given twice or cannot be set here.
         """
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
         return PatchStream(_Exchange(self, model, input, response_format, extra, options))
     # fmt: on
 
@@ -1398,11 +1348,8 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
     async def generate(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> Any: ...
-    async def generate(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        **options: Any) -> Any:
-        """Do as `DotTxt.generate`: raises `InvalidSchemaError`, `InvalidOutputError`, `openai.APIError`."""
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    async def generate(self, *, model: str, input: Messages, response_format: object, **options: Any) -> Any:
+        """Like `DotTxt.generate`. Raises `InvalidSchemaError`, `InvalidOutputError`, `openai.APIError`."""
         asked: dict[str, Any] = {"model": model, "input": input, "response_format": response_format}
         return (await self.generate_with_completion(**asked, **options))[0]
 
@@ -1412,16 +1359,12 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[ModelT | T, ChatCompletion]: ...
     @overload
-    async def generate_with_completion(self, *, model: str, input: Messages,
-        response_format: object,
+    async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[Any, ChatCompletion]: ...
-    async def generate_with_completion(self, *, model: str, input: Messages,
-        response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+    async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
         **options: Any) -> tuple[Any, ChatCompletion]:
-        """Do as `DotTxt.generate_with_completion`: raises as `generate` does."""
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+        """Like `DotTxt.generate_with_completion`. Raises what `generate` raises."""
         request = _request(model, input, response_format, **options)
         try:
             completion = await self.chat.completions.create(**request)
@@ -1438,10 +1381,8 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> AsyncPatchStream[Any]: ...
     def stream(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        timeout: Any = None, extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
-        """Do as `DotTxt.stream`: the iterator is an asynchronous one."""
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
+        extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
+        """Like `DotTxt.stream`, but the iterator is asynchronous."""
         return AsyncPatchStream(_Exchange(self, model, input, response_format, extra, options))
     # fmt: on
 
@@ -1482,8 +1423,8 @@ class _CommandLine:
     def stream(self) -> None:
         """Print each field as soon as the model has written it.
 
-        On a terminal a line is `field = value`. In a pipe it is a JSON Patch operation, for programs that
-        read along: {"op": "add", "path": "/field", "value": ...}.
+        On a terminal, each line is `field = value`. In a pipe, each line is a JSON Patch operation for other
+        programs: {"op": "add", "path": "/field", "value": ...}.
 
         example:
           dottxt stream -s ticket.json "I was charged twice" | jq -r 'select(.path == "/intent").value'
@@ -1572,7 +1513,6 @@ def _cli_message(error: Exception, key: str) -> str:
     hints = {
         401: "set DOTTXT_API_KEY to a valid key",
         404: "`dottxt models` lists the models, DOTTXT_BASE_URL names the server",
-        429: "wait a moment and try again",
     }
     hint = hints.get(getattr(error, "status_code", 0))
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", f"{text}: {hint}" if hint else text)
@@ -1583,16 +1523,26 @@ def _cli_parser() -> argparse.ArgumentParser:
     about = "Get data of exactly the type you ask for from a language model."
     parser = argparse.ArgumentParser("dottxt", description=about, epilog=_CLI_EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"dottxt {__version__}")
-    parser.set_defaults(command=None, parser=parser)
+    parser.set_defaults(run=lambda _: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name in ("models", "generate", "stream", "schema"):
-        text = inspect.getdoc(getattr(_CommandLine, name)) or ""  # `python -OO` leaves none
+    for run in (_CommandLine.models, _CommandLine.generate, _CommandLine.stream, _CommandLine.schema):
+        text = inspect.getdoc(run) or ""  # `python -OO` leaves none
         about = text.partition("\n")[0]
-        command = commands.add_parser(name, formatter_class=raw, help=about, description=text)
-        command.set_defaults(command=name, parser=command)
-        for commands_of, flags, options, about in _CLI_ARGUMENTS:
-            if name in commands_of:
-                command.add_argument(*flags.split(), **options, help=about)
+        command = commands.add_parser(run.__name__, formatter_class=raw, help=about, description=text)
+        command.set_defaults(run=run)
+        add = command.add_argument
+        if run is _CommandLine.models:
+            add("--json", action="store_true", help="print the records, as a JSON array")
+        else:
+            add("-s", "--schema", required=True, help="a JSON Schema file, JSON text, or package.module:Type")
+        if run in (_CommandLine.generate, _CommandLine.stream):
+            add("-m", "--model", help="the model's id (default: DOTTXT_MODEL)")
+            add("--system", metavar="TEXT", help="a system message")
+            add("--temperature", type=float, metavar="T", help="the sampling temperature")
+            add("--max-tokens", type=int, metavar="N", help="the most tokens that the model may send")
+            add("--seed", type=int, metavar="N", help="the seed of the sampling")
+            add("-v", "--verbose", action="store_true", help="report model, finish reason, tokens, seconds")
+            add("prompt", metavar="PROMPT", nargs="*", help="the prompt; -, or none, is standard input")
     return parser
 
 
@@ -1601,43 +1551,25 @@ environment:
   DOTTXT_API_KEY   the key; a local engine takes any text
   DOTTXT_BASE_URL  another gateway or engine than https://api.dottxt.ai/v1
   DOTTXT_MODEL     the model, where -m names none"""
-_ASK = ("generate", "stream")
-_SCHEMA_HELP = "the type of the data: a file with a JSON Schema, JSON text, or package.module:Type"
-_CLI_ARGUMENTS: list[tuple[tuple[str, ...], str, dict[str, Any], str]] = [
-    (("models",), "--json", {"action": "store_true"}, "print the records, as a JSON array"),
-    ((*_ASK, "schema"), "-s --schema", {"required": True}, _SCHEMA_HELP),
-    (_ASK, "-m --model", {}, "the model's id (default: DOTTXT_MODEL)"),
-    (_ASK, "--system", {"metavar": "TEXT"}, "a system message"),
-    (_ASK, "--temperature", {"type": float, "metavar": "T"}, "the sampling temperature"),
-    (_ASK, "--max-tokens", {"type": int, "metavar": "N"}, "the most tokens that the model may send"),
-    (_ASK, "--seed", {"type": int, "metavar": "N"}, "the seed of the sampling"),
-    (_ASK, "-v --verbose", {"action": "store_true"}, "then tell model, finish reason, tokens and seconds"),
-    (_ASK, "prompt", {"metavar": "PROMPT", "nargs": "*"}, "the prompt; -, or none, is standard input"),
-]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # a notebook's cannot be set
+        with contextlib.suppress(AttributeError):  # a notebook's streams have no encoding
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         try:
-            arguments, unknown = _cli_parser().parse_known_args(argv)
-            if unknown:
-                arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-            if arguments.command is None:
-                arguments.parser.print_help()
-            else:
-                getattr(_CommandLine(arguments), arguments.command)()
+            arguments = _cli_parser().parse_args(argv)
+            arguments.run(_CommandLine(arguments))
         finally:
             print(end="", flush=True)  # what argparse printed
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if isinstance(error, OSError):  # what could not be written must not be tried again at exit
+        if isinstance(error, OSError):  # Python must not try again at exit to write what it could not
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever read has seen enough
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough
             return 0
         received = error.body if isinstance(error, PatchStreamError) and error.status_code == 200 else ""
         key = os.environ.get("DOTTXT_API_KEY", "").strip()

@@ -1266,7 +1266,9 @@ class DotTxt(_Gateway, openai.OpenAI):
     def generate(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> Any: ...
-    def generate(self, *, model: str, input: Messages, response_format: object, **options: Any) -> Any:
+    def generate(self, *, model: str, input: Messages, response_format: object,
+        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+        **options: Any) -> Any:
         """Ask for data of a type and return it.
 
         Args:
@@ -1287,6 +1289,7 @@ class DotTxt(_Gateway, openai.OpenAI):
             InvalidOutputError: The output is not of the requested type.
             openai.APIError: As the SDK raises it.
         """
+        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         asked: dict[str, Any] = {"model": model, "input": input, "response_format": response_format}
         return self.generate_with_completion(**asked, **options)[0]
 
@@ -1299,8 +1302,10 @@ class DotTxt(_Gateway, openai.OpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[Any, ChatCompletion]: ...
     def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
+        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `generate`; returns the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
+        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         request = _request(model, input, response_format, **options)
         try:
             completion = self.chat.completions.create(**request)
@@ -1317,7 +1322,8 @@ class DotTxt(_Gateway, openai.OpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> PatchStream[Any]: ...
     def stream(self, *, model: str, input: Messages, response_format: object,
-        extra: Fields | None = None, **options: Any) -> PatchStream[Any]:
+        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+        timeout: Any = None, extra: Fields | None = None, **options: Any) -> PatchStream[Any]:
         """Ask for data of a type and return an iterator of its parts, each there as soon as it is written.
 
         The arguments are checked at once; the request is sent when the first event is asked for. An engine
@@ -1332,6 +1338,7 @@ class DotTxt(_Gateway, openai.OpenAI):
             InvalidSchemaError: `response_format` cannot be used as an output type.
             TypeError: A field is given twice or cannot be set here.
         """
+        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
         return PatchStream(_Exchange(self, model, input, response_format, extra, options))
     # fmt: on
 
@@ -1348,8 +1355,11 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
     async def generate(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> Any: ...
-    async def generate(self, *, model: str, input: Messages, response_format: object, **options: Any) -> Any:
+    async def generate(self, *, model: str, input: Messages, response_format: object,
+        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+        **options: Any) -> Any:
         """Like `DotTxt.generate`. Raises `InvalidSchemaError`, `InvalidOutputError`, `openai.APIError`."""
+        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         asked: dict[str, Any] = {"model": model, "input": input, "response_format": response_format}
         return (await self.generate_with_completion(**asked, **options))[0]
 
@@ -1359,12 +1369,16 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[ModelT | T, ChatCompletion]: ...
     @overload
-    async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
+    async def generate_with_completion(self, *, model: str, input: Messages,
+        response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[Any, ChatCompletion]: ...
-    async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
+    async def generate_with_completion(self, *, model: str, input: Messages,
+        response_format: object,
+        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `DotTxt.generate_with_completion`. Raises what `generate` raises."""
+        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         request = _request(model, input, response_format, **options)
         try:
             completion = await self.chat.completions.create(**request)
@@ -1381,8 +1395,10 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> AsyncPatchStream[Any]: ...
     def stream(self, *, model: str, input: Messages, response_format: object,
-        extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
+        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+        timeout: Any = None, extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
         """Like `DotTxt.stream`, but the iterator is asynchronous."""
+        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
         return AsyncPatchStream(_Exchange(self, model, input, response_format, extra, options))
     # fmt: on
 

@@ -1,6 +1,6 @@
 """dottxt: structured generation with the .txt API and with any OpenAI-compatible engine.
 
-A prompt and an output type go in, data of exactly that type comes out, whole or field by field:
+A prompt and an output type go in, data of that shape comes out, whole or field by field:
 
     from dottxt import DotTxt
 
@@ -113,6 +113,14 @@ class InvalidOutputError(openai.OpenAIError, ValueError):
             self.original_error = pydantic.ValidationError.from_exception_data(title, items)
 
 
+# What to do about an HTTP status.
+_HINTS = {
+    401: ": set api_key= or DOTTXT_API_KEY to a valid key",
+    404: ": client.models.list(), or `dottxt models`, lists the models",
+}
+_WEB_PAGE = ("<!doc", "<html")
+
+
 class PatchStreamError(openai.OpenAIError, RuntimeError):
     """A stream's response has a status other than 200, reports an error or breaks the protocol.
 
@@ -127,6 +135,7 @@ class PatchStreamError(openai.OpenAIError, RuntimeError):
             what = "the stream failed" if status_code == 200 else f"the response has status {status_code}"
             said, text = _error_message(body), _shorten(" ".join(body.split()))
             message = f"{said} ({what})" if said else f"{what}: {text or 'no body'}"
+            message += _HINTS.get(status_code, "")
         super().__init__(message)
         self.status_code = status_code
         self.body = body
@@ -288,7 +297,7 @@ def _schema_from_text(text: str, source: str = "response_format") -> dict[str, A
         pointer = "".join(f"/{_escape(str(part))}" for part in first["loc"])
         what = "it nests too deep" if first["type"].startswith("recursion") else first["msg"]
         place = f'response_format is not a valid JSON Schema (draft 2020-12) at "{pointer}"'
-        raise InvalidSchemaError(f"{place}: {what}") from error
+        raise InvalidSchemaError(f"{place}: {what}") from error.with_traceback(None)
     return schema
 
 
@@ -647,6 +656,8 @@ class _Reader:
                 yield from map(self._fold, self._read_other(kind))
 
     def _fold(self, op: Op) -> PatchEvent:
+        if len(op) > 3:
+            self._note(op)
         try:
             return self.document.fold(op)
         except (ValueError, KeyError, AttributeError) as error:
@@ -664,9 +675,6 @@ class _Reader:
         match record:
             case _ if kind == "error":
                 self._fail()
-            case _ if kind == "done":
-                self.ended = record is not None  # an end mark may be cut short itself
-                self._note(record)
             case {"error": error} if error:
                 self._fail()
             case {"op": "add"}:
@@ -677,8 +685,12 @@ class _Reader:
                     yield from self._read_choice(choice)
             case {"usage": _} | {"error": None}:
                 self._note(record)
+            case _ if kind == "done":
+                self._note(record)
             case _:
                 self._fail("is not a valid operation")
+        if kind == "done":
+            self.ended = record is not None  # an end mark may be cut short itself
 
     def _read_choice(self, choice: Any) -> Iterator[Op]:
         if not isinstance(choice, dict):
@@ -708,6 +720,8 @@ class _Reader:
     def _fail(self, what: str | None = None) -> NoReturn:
         """Raise for the record that was read last. Without `what` it is an error that the server reports."""
         record = _redact(self._record.decode(errors="replace"), self._key)
+        if record.lstrip()[:5].lower() in _WEB_PAGE:
+            what = "is a web page: base_url is probably wrong"
         message = what and f"the stream has a record that {what}: {_shorten(record)}"
         raise PatchStreamError(message, body=record)
 
@@ -893,9 +907,18 @@ def _request(model: Any, input: Any, response_format: object, **options: Any) ->
     if not isinstance(input, (str, list)):
         raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
     messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
-    wrapped = build_response_format(response_format)
+    try:
+        schema = {"name": "response", "schema": _schema(response_format)}
+    except InvalidSchemaError as error:  # a user's traceback shows as little of this module as possible
+        raise error.with_traceback(None) from error.__cause__
     options = {name: value for name, value in options.items() if value is not None or name not in _SAMPLING}
+    wrapped = {"type": "json_schema", "json_schema": schema}
     return {"model": model, "messages": messages, "response_format": wrapped, **options}
+
+
+def _add_hint(error: openai.APIStatusError) -> None:
+    if error.status_code in _HINTS and sys.version_info >= (3, 11):
+        error.add_note(_HINTS[error.status_code].removeprefix(": "))
 
 
 class _Output(typing.NamedTuple):
@@ -913,7 +936,8 @@ class _Output(typing.NamedTuple):
         choices = getattr(completion, "choices", None)
         if not isinstance(choices, list) or not choices:
             text = completion if isinstance(completion, str) else ""
-            error = json.JSONDecodeError("Expecting a chat completion with choices", text, 0)
+            said = _error_message(_to_text({"error": getattr(completion, "error", None)}))
+            error = json.JSONDecodeError(said or "Expecting a chat completion with choices", text, 0)
             raise cls(model, response_format, text).invalid(error)
         message = getattr(choices[0], "message", None)
         content, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
@@ -947,8 +971,8 @@ class _Output(typing.NamedTuple):
         try:
             _loads(text)
         except json.JSONDecodeError as not_json:
-            fault = not_json
-        if start[:5].lower() in ("<!doc", "<html"):
+            fault = not_json if text or isinstance(error, pydantic.ValidationError) else error
+        if start[:5].lower() in _WEB_PAGE:
             reason = "the response is a web page: base_url is probably wrong"
         elif self.refusal:
             reason = f"the model refused: {self.refusal!r}"
@@ -957,8 +981,8 @@ class _Output(typing.NamedTuple):
             place = ".".join(map(str, first["loc"])) or "the root"
             reason = f"{first['msg']} (at {place}: {_show(first['input'])})"
         else:
-            reason = str(fault) if text else f"it sent no content ({error})"
-            if text and fault.pos <= len(text) - len(start):
+            reason = str(fault) if text else f"it sent no content ({fault.msg})"
+            if text and fault.msg.startswith("Expecting") and fault.pos <= len(text) - len(start):
                 reason += "; the engine may not know response_format json_schema"
         if isinstance(fault, json.JSONDecodeError) and self.finish_reason == "length":
             reason += "; the output is truncated (finish reason 'length'): raise max_tokens"
@@ -1049,7 +1073,7 @@ class _Exchange:
     def is_over(self) -> bool:
         """Whether to close the response now. A patch stream is read on, to reuse its connection."""
         # Engines that send tokens may announce that they keep a connection, and close it all the same.
-        return self.closed or (self.reader.ended and self.reader.text is not None)
+        return self.closed or (self.reader.ended and (self.reader.has_choice or not self.patch))
 
     def end(self) -> Iterator[PatchEvent]:
         """Yield the events that the end of the response completes. An end that came too soon raises."""
@@ -1083,7 +1107,7 @@ class _Exchange:
                 kind = openai.APITimeoutError if timed_out else openai.APIConnectionError
                 cause, error = error, kind(request=request)
         self.error = error
-        raise error from cause
+        raise error.with_traceback(None) from cause
 
     @property
     def output(self) -> _Output:
@@ -1097,7 +1121,7 @@ class _Exchange:
     def result(self) -> Any:
         """Return what `generate` would have returned, once all events have been read."""
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
         return self.output.value(delimits_itself=self.reader.text is not None)
 
     # These must not refer to the stream object: when it is dropped, they are closed, and the response too.
@@ -1205,7 +1229,10 @@ class PatchStream(_AnyStream[T]):
         return self._exchange.result()  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close the connection, so that the gateway stops generating. No more events come."""
+        """Close the connection, so that the gateway stops generating. No more events come.
+
+        Called from another thread than the one that reads, it takes effect at the stream's next chunk.
+        """
         self._exchange.closed = True
         with contextlib.suppress(ValueError):  # another thread is reading: it stops at its next chunk
             self._events.close()
@@ -1309,6 +1336,9 @@ class DotTxt(_Gateway, openai.OpenAI):
         request = _request(model, input, response_format, **options)
         try:
             completion = self.chat.completions.create(**request)
+        except openai.APIStatusError as error:
+            _add_hint(error)
+            raise
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON
             raise _Output(model, response_format, getattr(error, "doc", "")).invalid(error) from error
         return _Output.of(model, response_format, completion).value(), completion
@@ -1336,7 +1366,8 @@ class DotTxt(_Gateway, openai.OpenAI):
 
         Raises:
             InvalidSchemaError: `response_format` cannot be used as an output type.
-            TypeError: A field is given twice or cannot be set here.
+            TypeError: A field is given twice, or is not one that can be given.
+            PatchStreamError, InvalidOutputError, openai.APIConnectionError: The stream, when it is read.
         """
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
         return PatchStream(_Exchange(self, model, input, response_format, extra, options))
@@ -1382,6 +1413,9 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         request = _request(model, input, response_format, **options)
         try:
             completion = await self.chat.completions.create(**request)
+        except openai.APIStatusError as error:
+            _add_hint(error)
+            raise
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON
             raise _Output(model, response_format, getattr(error, "doc", "")).invalid(error) from error
         return _Output.of(model, response_format, completion).value(), completion
@@ -1397,7 +1431,7 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
     def stream(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
         timeout: Any = None, extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
-        """Like `DotTxt.stream`, but the iterator is asynchronous."""
+        """Like `DotTxt.stream`, but the iterator is asynchronous. Raises the same errors."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
         return AsyncPatchStream(_Exchange(self, model, input, response_format, extra, options))
     # fmt: on
@@ -1468,11 +1502,11 @@ class _CommandLine:
             elif os.path.exists(given) and not given.endswith(".py"):
                 with open(given, encoding="utf-8-sig") as file:
                     found = file.read()
-            elif ":" in given:
+            elif re.fullmatch(r"[\w.]+:[\w.]+", given):
                 sys.path.insert(0, "")  # the current folder, where only `python -m` looks by itself
                 found = pkgutil.resolve_name(given)
             else:
-                raise ValueError("a schema is a file, JSON text, or package.module:Type")
+                raise ValueError("no such file; a schema is a file, JSON text, or package.module:Type")
             normalize_schema(found)
         except (Exception, SystemExit) as error:
             message = str(error).replace("response_format", "the schema")
@@ -1499,7 +1533,11 @@ class _CommandLine:
         given.model = given.model or os.environ.get("DOTTXT_MODEL", "").strip()
         if not given.model:
             raise ValueError("no model: pass -m MODEL or set DOTTXT_MODEL (`dottxt models` lists the models)")
-        prompt = self._prompt()
+        try:
+            prompt = self._prompt()
+            prompt.encode()
+        except UnicodeError as error:
+            raise ValueError(f"the prompt is not UTF-8 text: {error}") from error
         if not prompt.strip():
             raise ValueError("the prompt is empty: pass it as an argument or on standard input")
         messages = [{"role": "user", "content": prompt}]
@@ -1519,33 +1557,28 @@ def _cli_message(error: Exception, key: str) -> str:
     """Return what went wrong and what to do next, as one line."""
     text = _redact(str(error), key).replace("base_url", "DOTTXT_BASE_URL")
     if isinstance(error, openai.APIStatusError):
-        said = _error_message(error.response.text) or error.response.text
-        text = f"{_shorten(_redact(said, key))} (status {error.status_code})"
+        body = _redact(error.response.text, key)
+        text = str(PatchStreamError(status_code=error.status_code, body=body))
     elif isinstance(error, openai.APIConnectionError):
         url = re.sub(r"(?<=//)[^/]*@|[?].*", "", str(error.request.url))  # where passwords may stand
         text = f"{text.rstrip('.')} with {url} ({error.__cause__!r}): check DOTTXT_BASE_URL"
     elif not isinstance(error, (ValueError, RuntimeError, openai.OpenAIError)):
         text = f"{type(error).__name__}: {text}"
-    hints = {
-        401: "set DOTTXT_API_KEY to a valid key",
-        404: "`dottxt models` lists the models, DOTTXT_BASE_URL names the server",
-    }
-    hint = hints.get(getattr(error, "status_code", 0))
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", f"{text}: {hint}" if hint else text)
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)
 
 
 def _cli_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    about = "Get data of exactly the type you ask for from a language model."
+    about = "Get data of the shape you ask for from a language model."
     parser = argparse.ArgumentParser("dottxt", description=about, epilog=_CLI_EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"dottxt {__version__}")
-    parser.set_defaults(run=lambda _: parser.print_help())
+    parser.set_defaults(run=lambda _: parser.print_help(), parser=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for run in (_CommandLine.models, _CommandLine.generate, _CommandLine.stream, _CommandLine.schema):
         text = inspect.getdoc(run) or ""  # `python -OO` leaves none
         about = text.partition("\n")[0]
         command = commands.add_parser(run.__name__, formatter_class=raw, help=about, description=text)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, parser=command)
         add = command.add_argument
         if run is _CommandLine.models:
             add("--json", action="store_true", help="print the records, as a JSON array")
@@ -1576,7 +1609,9 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         try:
-            arguments = _cli_parser().parse_args(argv)
+            arguments, unknown = _cli_parser().parse_known_args(argv)
+            if unknown:
+                arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
             arguments.run(_CommandLine(arguments))
         finally:
             print(end="", flush=True)  # what argparse printed

@@ -1689,6 +1689,13 @@ HINTED: dict[str, tuple[Reply, Any, list[str]]] = {
     "a web page said to be JSON": (Reply(f"\n{PAGE}".encode()), {}, [WRONG_URL]),
     "a refusal": (completion(None, refusal=REFUSAL), Ticket, [re.escape(REFUSAL)]),
     "a tool call": (completion(None, "tool_calls", tool_calls=[TOOL_CALL]), {}, []),
+    "a number that JSON does not know": (completion('{"a": NaN}'), {}, []),
+    "endless nesting": (completion("[" * 100_000), {}, []),
+    "an error instead of choices": (
+        json_reply({"error": {"message": "no engine left"}}),
+        {},
+        ["no engine left"],
+    ),
 }
 
 
@@ -1701,6 +1708,31 @@ def test_the_message_says_what_to_do_where_that_is_known(
         assert re.search(hint, str(error))
     for hint in set(HINTS) - set(hints):
         assert not re.search(hint, str(error))
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("call", [Client.generate, Client.result])
+@pytest.mark.parametrize(
+    ("reply", "changes", "last"),
+    [
+        (api_error(401, "wrong key"), {}, "api_key=.*DOTTXT_API_KEY"),
+        (api_error(404, "no such model"), {}, r"models\.list\(\)"),
+        (completion('{"intent": "bil', "length"), {}, "max_tokens"),
+        (completion('{"intent": "sales", "steps": []}'), {}, "'sales'"),
+        (completion(""), {"response_format": {"type": "objekt"}}, '"/type"'),
+    ],
+    ids=["wrong key", "unknown model", "truncated", "failed validation", "wrong schema"],
+)
+def test_a_traceback_is_short_and_ends_with_what_to_do(
+    reply: Reply, changes: Any, last: str, call: Call, client: Client, gateway: Gateway
+) -> None:
+    gateway.reply(reply)
+    with pytest.raises(openai.OpenAIError) as caught:
+        call(client, **{"response_format": Ticket, **changes})  # type: ignore[call-arg]
+    lines = traceback.format_exception(caught.value)
+    assert sum(line.count(f'"{dottxt.__file__}"') for line in lines) <= 3
+    if hasattr(caught.value, "add_note") or isinstance(caught.value, PatchStreamError):
+        assert re.search(last, lines[-1])
 
 
 def with_choices(choices: object) -> Reply:
@@ -3103,6 +3135,12 @@ ENDS: dict[str, tuple[str, list[Any], type[Exception] | None]] = {
     "finish reason content_filter": (EVENTS, [done(finish_reason="content_filter")], InvalidOutputError),
     "finish reason of a choice": (EVENTS, [delta(None, "stop"), DONE], None),
     "finish reason length of a choice": (EVENTS, [delta(None, "length"), DONE], InvalidOutputError),
+    "finish reason length in the end mark's choice": (
+        EVENTS,
+        [done(choices=[{"index": 0, "delta": {}, "finish_reason": "length"}])],
+        InvalidOutputError,
+    ),
+    "error in the end mark": (EVENTS, [done(error={"message": "out of memory"})], PatchStreamError),
     "no end mark": (EVENTS, [], PatchStreamError),
     "no end mark, but a comment": (EVENTS, [b": bye\n\n", b"event: ping\ndata: {}\n\n"], PatchStreamError),
     "half an operation": (EVENTS, [b'event: patch\ndata: {"op":"add","path":"/x","val'], PatchStreamError),
@@ -3851,6 +3889,33 @@ def test_an_async_stream_that_another_task_closes_ends_at_once(gateway: Gateway)
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("delta", [None, {"refusal": "no"}], ids=["nothing", "a refusal"])
+def test_a_token_stream_without_content_is_closed_at_its_end_mark_too(
+    delta: Any, client: Client, gateway: Gateway
+) -> None:
+    held = Reply([*sse(delta, finish_reason="length").body, threading.Event()], headers=sse().headers)
+    gateway.reply(PATCH_REFUSALS["vLLM"], held)
+    start = time.monotonic()
+    with pytest.raises(InvalidOutputError):
+        client.result()
+    assert time.monotonic() - start < 3
+    client.until(lambda: gateway.open <= 1)
+
+
+def test_usage_may_stand_beside_an_operation(client: Client, gateway: Gateway) -> None:
+    gateway.reply(patches(op("", {}), {**op("/a", 1), "usage": USAGE}))
+    stream = client.stream()
+    assert client.wait(stream.result()) == {"a": 1}
+    assert stream.usage.total_tokens == USAGE["total_tokens"]
+
+
+def test_a_web_page_instead_of_a_stream_is_told_as_one(client: Client, gateway: Gateway) -> None:
+    gateway.reply(Reply(PAGE.encode(), headers={"Content-Type": "text/html"}))
+    with pytest.raises(PatchStreamError, match="base_url") as caught:
+        client.events()
+    assert caught.value.body == PAGE
+
+
 def test_an_empty_finish_reason_is_none(client: Client, gateway: Gateway) -> None:
     tokens = sse({"content": "12"}, finish_reason=None).body
     empty = b'data: {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": ""}]}\n\n'
@@ -4208,8 +4273,8 @@ NOT_SENT: dict[str, tuple[list[str], bytes, dict[str, str], list[str]]] = {
     "a URL without http": (["models"], b"", {"DOTTXT_BASE_URL": "host/v1"}, ["DOTTXT_BASE_URL", "http://"]),
     "an empty prompt": (["generate", *ANY, "", " "], b"", {}, ["prompt"]),
     "a blank standard input": (["stream", *ANY, "-"], b" \n", {}, ["prompt"]),
-    "a prompt that is not text": (["generate", *ANY, "a\udcff"], b"", {}, []),
-    "standard input that is not text": (["generate", *ANY], b"a\xff", {}, []),
+    "a prompt that is not text": (["generate", *ANY, "a\udcff"], b"", {}, ["prompt", "UTF-8"]),
+    "standard input that is not text": (["generate", *ANY], b"a\xff", {}, ["prompt", "UTF-8"]),
     "a system message that is not text": (["generate", "--system", "a\udcff", *HI], b"", {}, []),
 }
 

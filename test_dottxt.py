@@ -2257,6 +2257,8 @@ def test_an_event_can_be_built_by_hand_and_is_a_value() -> None:
     assert event != PatchEvent(op=event.op, snapshot={"steps": ["verify", "more"]})
     others: list[Any] = [event.op, ("steps/0", "verify"), None]
     assert all(event != other for other in others)
+    marker = object()
+    assert PatchEvent(op=op("/a", 1), snapshot={"a": marker}).snapshot == {"a": marker}
     with pytest.raises(TypeError, match="unhashable"):
         hash(event)
     for name in ("op", "field", "value", "snapshot"):

@@ -64,6 +64,13 @@ Op = dict[str, Any]  # one JSON Patch operation (RFC 6902 §4)
 
 # --- Errors -------------------------------------------------------------------------------------------------
 
+# What to do about an HTTP status.
+_HINTS = {
+    401: ": set api_key= or DOTTXT_API_KEY to a valid key",
+    404: ": client.models.list(), or `dottxt models`, lists the models",
+}
+_WEB_PAGE = ("<!doc", "<html")
+
 
 class InvalidSchemaError(openai.OpenAIError, ValueError):
     """`response_format` cannot be used as an output type. Raised before anything is sent."""
@@ -114,14 +121,6 @@ class InvalidOutputError(openai.OpenAIError, ValueError):
             self.original_error = pydantic.ValidationError.from_exception_data(title, items)
 
 
-# What to do about an HTTP status.
-_HINTS = {
-    401: ": set api_key= or DOTTXT_API_KEY to a valid key",
-    404: ": client.models.list(), or `dottxt models`, lists the models",
-}
-_WEB_PAGE = ("<!doc", "<html")
-
-
 class PatchStreamError(openai.OpenAIError, RuntimeError):
     """A stream's response has a status other than 200, reports an error or breaks the protocol.
 
@@ -148,11 +147,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _loads(text: str) -> Any:
     """Decode JSON text (RFC 8259); whatever is wrong with it is a `json.JSONDecodeError`."""
-    try:
+    with contextlib.suppress(ValueError, TypeError):
         return from_json(text, allow_inf_nan=False)
-    except (ValueError, TypeError):
-        pass  # the standard library decides: it also takes lone surrogates, and nests deeper
-    try:
+    try:  # the standard library decides: it also takes lone surrogates, and nests deeper
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError:
         raise
@@ -183,11 +180,13 @@ def _show(value: object) -> str:
 
 
 def _redact(text: str, key: str) -> str:
-    """Replace the API key, which a server may echo. A short one is a local engine's dummy, and any word."""
+    """Replace the API key, which a server may echo. A short one is a dummy and may be any word."""
     return text.replace(key, "[API key]") if len(key) >= 8 else text
 
 
 # --- Schemas: any output type in, JSON Schema object out ----------------------------------------------------
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def normalize_schema(response_format: object) -> dict[str, Any]:
@@ -310,9 +309,6 @@ def _schema_from_text(text: str, source: str = "response_format") -> dict[str, A
     return schema
 
 
-_DRAFT = "https://json-schema.org/draft/2020-12/schema"
-
-
 @functools.cache
 def _meta_schema() -> pydantic.TypeAdapter[Any]:
     """Return the meta-schema of draft 2020-12: a table of keywords and their types."""
@@ -415,7 +411,7 @@ class _Document:
     def __init__(self, root: Any = None) -> None:
         self.root = root
         self.paths: list[str] = []  # of the operations folded so far
-        self.values: list[Any] = []  # copies of theirs
+        self.values: list[Any] = []  # their values, copied
         # Pointer and container of each step to where the last operation went: the next usually goes there.
         self._opened: list[tuple[str, Any]] = []
 
@@ -478,7 +474,7 @@ class _Document:
     def at(self, count: int) -> Any:
         """Return a copy of the document as it was after the first `count` operations."""
         try:
-            # In a third of the time of `_copy`, and nothing is added meanwhile by another thread.
+            # Takes a third of `_copy`'s time, and no other thread can add to the document meanwhile.
             root = marshal.loads(marshal.dumps(self.root))
         except ValueError:  # an event made by hand may hold more than JSON
             root = _copy(self.root)
@@ -570,7 +566,7 @@ class _Lines:
         if b"\n" not in data or self._is_object:
             return []
         *lines, rest = b"".join(self._pieces).split(b"\n")
-        records = [("", line) for line in lines if line and not line.isspace()]
+        records = [("", line) for line in lines if line.strip()]
         if records and self._is_object is None:
             self._is_object = records[0][1].strip() == b"{"
             if self._is_object:
@@ -672,8 +668,10 @@ class _Reader:
             self._note(op)
         try:
             return self.document.fold(op)
-        except (ValueError, KeyError, AttributeError) as error:
-            self._fail(f"cannot be applied, as its path {error.__cause__ or 'or value is missing'}")
+        except ValueError as error:
+            self._fail(f"cannot be applied, as its path {error.__cause__ or error}")
+        except (KeyError, AttributeError):
+            self._fail("cannot be applied, as its path or value is missing")
 
     def _read_other(self, kind: str, record: Any) -> Iterator[Op]:
         """Yield the operations of a record that is not just one of them."""
@@ -684,6 +682,7 @@ class _Reader:
         if record is None:
             with contextlib.suppress(ValueError):  # not UTF-8, or not JSON
                 record = _loads(data.decode())
+        self._note(record)
         match record:
             case _ if kind == "error":
                 self._fail()
@@ -692,14 +691,11 @@ class _Reader:
             case {"op": "add"}:
                 yield record
             case {"choices": list() | None as choices}:
-                self._note(record)
                 for choice in choices or ():
                     yield from self._read_choice(choice)
             case {"usage": _} | {"error": None}:
-                self._note(record)
-            case _ if kind == "done":
-                self._note(record)
-            case _:
+                pass
+            case _ if kind != "done":
                 self._fail("is not a valid operation")
         if kind == "done":
             self.ended = record is not None  # an end mark may be cut short itself
@@ -839,9 +835,7 @@ class _Text:
 
     def _peek(self) -> Generator[None, None, str]:
         """Return the next character that is not white space, `""` at the end of the text."""
-        while (char := self._text[self._pos : self._pos + 1]) in self._spaces:
-            if not char and self._ended:
-                return ""
+        while (char := self._text[self._pos : self._pos + 1]) in self._spaces and (char or not self._ended):
             if not char:
                 yield None
             self._pos += len(char)
@@ -866,14 +860,17 @@ class _Text:
 
 _SAMPLING = ("temperature", "max_tokens", "seed")
 _BASE_URL = "https://api.dottxt.ai/v1"
+_ANYTHING = pydantic.TypeAdapter(Any)
+_NOT_GIVEN = (type(None), openai.NotGiven, openai._types.Omit)
+# For streams: server-sent events have an end mark, and compressing proxies hold events back.
+_HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
 
 
 def _checked_key(api_key: Any) -> Any:
     """Return the key to send, or the SDK's callable that gives it."""
     if callable(api_key):
         return api_key
-    key = os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key
-    key = key.strip()
+    key = (os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key).strip()
     if not key:
         raise ValueError("no API key: pass DotTxt(api_key=...) or set DOTTXT_API_KEY in the environment")
     if not (key.isascii() and key.isprintable()):
@@ -970,7 +967,7 @@ class _Output(typing.NamedTuple):
             if "NaN" in text or "Infinity" in text:  # outside of strings Pydantic takes them, JSON does not
                 _loads(text)
             return validate(text)
-        except (json.JSONDecodeError, pydantic.ValidationError, UnicodeError) as error:
+        except (json.JSONDecodeError, pydantic.ValidationError) as error:
             # Without its traceback, so that the user's shows as little of this module as possible.
             raise self.invalid(error) from error.with_traceback(None)
 
@@ -1012,12 +1009,6 @@ class _Output(typing.NamedTuple):
         if typing.get_origin(wanted) is not None or isinstance(wanted, pydantic.TypeAdapter):
             return _show(wanted)
         return str((wanted if _is_class(wanted) else type(wanted)).__name__)
-
-
-_ANYTHING = pydantic.TypeAdapter(Any)
-_NOT_GIVEN = (type(None), openai.NotGiven, openai._types.Omit)
-# For streams: server-sent events have an end mark, and compressing proxies hold events back.
-_HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
 
 
 class _Exchange:
@@ -1064,7 +1055,7 @@ class _Exchange:
 
     def refused(self, error: openai.APIStatusError) -> None:
         """Return if the request must be sent again, for a token stream this time; raise otherwise."""
-        # The engine wants a boolean. No brace in between: some quote the request, and its schema.
+        # The engine says that `stream` must be a boolean. No brace in between: some quote the request.
         words = r"(?i)\bstream\b[^{}]{0,200}bool|bool[^{}]{0,200}\bstream\b"
         text = re.sub(r"\\+[nrt]", " ", error.response.text)  # line breaks are escaped in JSON
         if not (self.patch and error.status_code in (400, 422, 500) and re.search(words, text)):
@@ -1243,7 +1234,7 @@ class PatchStream(_AnyStream[T]):
     def close(self) -> None:
         """Close the connection, so that the gateway stops generating. No more events come.
 
-        Called from another thread than the one that reads, it takes effect at the stream's next chunk.
+        Called from a thread other than the one that reads, it takes effect at the stream's next chunk.
         """
         self._exchange.closed = True
         with contextlib.suppress(ValueError):  # another thread is reading: it stops at its next chunk
@@ -1328,9 +1319,8 @@ class DotTxt(_Gateway, openai.OpenAI):
             InvalidOutputError: The output is not of the requested type.
             openai.APIError: As the SDK raises it.
         """
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        asked: dict[str, Any] = {"model": model, "input": input, "response_format": response_format}
-        return self.generate_with_completion(**asked, **options)[0]
+        return self.generate_with_completion(model=model, input=input, response_format=response_format,
+            temperature=temperature, max_tokens=max_tokens, seed=seed, **options)[0]
 
     @overload
     def generate_with_completion(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
@@ -1374,11 +1364,11 @@ class DotTxt(_Gateway, openai.OpenAI):
         Args:
             timeout: In seconds (or the SDK's `Timeout`), in place of the client's.
             extra: Other fields of the request's body, unknown ones included.
-            **options: Other arguments of `chat.completions.create`. The rest are those of `generate`.
+            **options: Other arguments of `chat.completions.create`. All others are as for `generate`.
 
         Raises:
             InvalidSchemaError: `response_format` cannot be used as an output type.
-            TypeError: A field is given twice, or is not one that can be given.
+            TypeError: A field is given twice, or cannot be set here.
             PatchStreamError, InvalidOutputError, openai.APIConnectionError: The stream, when it is read.
         """
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
@@ -1402,9 +1392,8 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
         **options: Any) -> Any:
         """Like `DotTxt.generate`. Raises `InvalidSchemaError`, `InvalidOutputError`, `openai.APIError`."""
-        options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        asked: dict[str, Any] = {"model": model, "input": input, "response_format": response_format}
-        return (await self.generate_with_completion(**asked, **options))[0]
+        return (await self.generate_with_completion(model=model, input=input, response_format=response_format,
+            temperature=temperature, max_tokens=max_tokens, seed=seed, **options))[0]
 
     @overload
     async def generate_with_completion(self, *, model: str, input: Messages,
@@ -1412,12 +1401,10 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[ModelT | T, ChatCompletion]: ...
     @overload
-    async def generate_with_completion(self, *, model: str, input: Messages,
-        response_format: object,
+    async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
         **options: Any) -> tuple[Any, ChatCompletion]: ...
-    async def generate_with_completion(self, *, model: str, input: Messages,
-        response_format: object,
+    async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
         temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `DotTxt.generate_with_completion`. Raises what `generate` raises."""
@@ -1610,7 +1597,7 @@ def _cli_parser() -> argparse.ArgumentParser:
 _CLI_EPILOG = """\
 environment:
   DOTTXT_API_KEY   the key; a local engine takes any text
-  DOTTXT_BASE_URL  another gateway or engine than https://api.dottxt.ai/v1
+  DOTTXT_BASE_URL  a gateway or engine other than https://api.dottxt.ai/v1
   DOTTXT_MODEL     the model, where -m names none"""
 
 

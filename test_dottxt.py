@@ -4245,7 +4245,7 @@ WRONG_SCHEMAS: dict[str, list[str]] = {
     "cli_app.models:TEXT": ["cli_app.models:TEXT", "JSON"],
 }
 NOBODY = {"DOTTXT_BASE_URL": "http://user:password@127.0.0.1:1/v1"}
-NOBODY_SAYS = ["127.0.0.1:1", "DOTTXT_BASE_URL", "refused"]
+NOBODY_SAYS = ["http://127.0.0.1:1/v1", "DOTTXT_BASE_URL", "refused"]
 # The command, standard input (None: closed), the settings, and what the line must say.
 NOT_SENT: dict[str, tuple[list[str], bytes | None, dict[str, str], list[str]]] = {
     **{

@@ -66,10 +66,6 @@ Op = dict[str, Any]  # one JSON Patch operation (RFC 6902 §4)
 # --- JSON text ----------------------------------------------------------------------------------------------
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _loads(text: str) -> Any:
     """Decode JSON text (RFC 8259). Whatever is wrong with it is a `json.JSONDecodeError`."""
     try:
@@ -77,11 +73,14 @@ def _loads(text: str) -> Any:
     except (ValueError, TypeError) as error:
         if "recursion limit" in str(error):  # the same limit as that of Pydantic's validators
             raise json.JSONDecodeError("Nested too deep", text, 0) from None
+    constants: dict[str, Any] = {}  # JSON has none
     try:  # the standard library also takes lone surrogates, and names the place of an error
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=constants.__getitem__)
     except json.JSONDecodeError:
         raise
-    except (ValueError, RecursionError) as error:  # NaN, or more digits than Python converts
+    except KeyError as error:
+        raise json.JSONDecodeError(f"{error.args[0]} is not JSON", text, text.find(error.args[0])) from None
+    except (ValueError, RecursionError) as error:  # more digits than Python converts
         raise json.JSONDecodeError(str(error), text, 0) from None
 
 
@@ -121,6 +120,8 @@ _HINTS = {
     401: "set api_key= or DOTTXT_API_KEY to a valid key",
     404: "client.models.list(), or `dottxt models`, lists the models; base_url usually ends in /v1",
 }
+_WRONG_URL = "it is a web page: base_url is probably wrong"
+_is_web_page = re.compile(r"\s*<(?:!doc|html)", re.IGNORECASE).match
 
 
 class InvalidSchemaError(openai.OpenAIError, ValueError):
@@ -189,10 +190,8 @@ class PatchStreamError(openai.OpenAIError, RuntimeError):
             what = "the stream failed" if status_code == 200 else f"the response has status {status_code}"
             said, text = _server_message(body), _shorten(" ".join(body.split()))
             message = f"{said} ({what})" if said else f"{what}: {text or 'no body'}"
-            if _is_web_page(body):
-                message += "; it is a web page: base_url is probably wrong"
-            if status_code in _HINTS:
-                message += f": {_HINTS[status_code]}"
+            hint = _WRONG_URL if _is_web_page(body) else _HINTS.get(status_code)
+            message += f"; {hint}" if hint else ""
         super().__init__(message)
         self.status_code = status_code
         self.body = body
@@ -215,10 +214,6 @@ def _server_message(body: str) -> str:
         return ""
 
 
-def _is_web_page(text: str) -> bool:
-    return text.lstrip()[:5].lower() in ("<!doc", "<html")
-
-
 def _redact(text: str, key: str) -> str:
     """Replace the API key, which a server may echo. A short one is a dummy and may be any word."""
     return text.replace(key, "[API key]") if len(key) >= 8 else text
@@ -238,21 +233,20 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _OutputType:
-    """A type that data is asked for in: the text of its JSON Schema, and what reads JSON text as a value."""
+    """A type that data is asked for in: its JSON Schema as text, and the validator that reads JSON text."""
 
     def __init__(self, given: Any, schema: str = "") -> None:
         self.schema = schema
         self.validate: Callable[[str], Any] = _loads
-        if _is_model(given):
-            self.validate = given.model_validate_json
-        elif isinstance(given, pydantic.TypeAdapter):
+        self.name = _show(given)  # for messages
+        if isinstance(given, pydantic.TypeAdapter):
             self.validate = given.validate_json
-        # For messages.
-        self.name = str((given if _is_class(given) else type(given)).__name__)
-        if isinstance(given, (str, dict)):
-            self.name = "instance of the JSON Schema"
-        elif typing.get_origin(given) is not None or isinstance(given, pydantic.TypeAdapter):
-            self.name = _show(given)
+        elif _is_class(given):
+            self.name = given.__name__
+            self.validate = given.model_validate_json if _is_model(given) else _loads
+        elif typing.get_origin(given) is None:
+            text = isinstance(given, (str, dict))
+            self.name = "instance of the JSON Schema" if text else type(given).__name__
 
 
 def normalize_schema(response_format: object) -> dict[str, Any]:
@@ -282,7 +276,8 @@ def _output_type(given: Any) -> _OutputType:
         return _OutputType(given, _checked(given))
     if isinstance(given, dict):
         with contextlib.suppress(ValueError):  # it is not plain data, or not a schema
-            return _OutputType(given, _checked_dict(marshal.dumps(given)))
+            # Marshalled data are a cache's key in an eighth of the time that JSON text takes.
+            return _OutputType(given, _checked(marshal.dumps(given)))
         return _OutputType(given, _checked(_dumps(given)))
     if _is_class(given) or isinstance(given, pydantic.TypeAdapter):
         return _described(given)
@@ -383,14 +378,10 @@ def _dumps(schema: Any, source: str = "response_format") -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _checked_dict(data: bytes) -> str:
-    # Marshalled data are a cache's key in an eighth of the time that JSON text takes.
-    return _checked(_dumps(marshal.loads(data)))
-
-
-@functools.lru_cache(maxsize=256)
-def _checked(text: str, source: str = "response_format") -> str:
-    """Check the text of a JSON Schema object and return it in a form that can be sent."""
+def _checked(text: str | bytes, source: str = "response_format") -> str:
+    """Check the text of a JSON Schema object, or the object marshalled, and return its text to send."""
+    if isinstance(text, bytes):
+        text = _dumps(marshal.loads(text))
     try:
         schema = _loads(text)
     except json.JSONDecodeError as error:
@@ -564,6 +555,19 @@ class _Document:
             else:
                 raise ValueError("has no parent in the document")
         return value
+
+    def array(self, pointer: str) -> tuple[list[Any], int]:
+        """Return the array that a JSON Pointer refers to, and how many of its elements are complete."""
+        try:
+            array = self.resolve(pointer)
+        except ValueError:  # it is not there, or not yet
+            array = None
+        if not isinstance(array, list):
+            return [], 0
+        # A container is complete when an operation goes elsewhere.
+        last, place = f"{self.ops[-1][0]}/", f"{pointer}/{len(array) - 1}/"
+        is_open = last.startswith((place, f"{pointer}/-/")) or place.startswith(last)
+        return array, len(array) - (is_open and isinstance((array or [None])[-1], _CONTAINERS))
 
     def fold(self, op: Op) -> PatchEvent:
         """Apply a received operation and return its event."""
@@ -856,21 +860,15 @@ class _Text:
 # --- Answer: records in; events, completeness and the value out ---------------------------------------------
 
 _Fault = json.JSONDecodeError | pydantic.ValidationError
-_ELSEWHERE = (
-    "reasoning_content",
-    "reasoning",
-    "tool_calls",
-    "function_call",
-)  # where a text or a call may stand
+# Where a text or a call may stand in place of the content.
+_ELSEWHERE = ("reasoning_content", "reasoning", "tool_calls", "function_call")
 
 
 def _content(part: dict[str, Any]) -> str:
     """Return the text of a message or a delta: its content is text, or a list of parts."""
     content = part.get("content") or ""
-    if isinstance(content, list):
-        texts = [
-            each.get("text") for each in content if isinstance(each, dict) and each.get("type") == "text"
-        ]
+    if isinstance(content, list) and all(isinstance(each, dict) for each in content):
+        texts = (each.get("text") for each in content if each.get("type") == "text")
         content = "".join(text for text in texts if isinstance(text, str))
     if not isinstance(content, str):
         raise ValueError
@@ -883,9 +881,8 @@ def _reports_error(record: Any) -> bool:
         return any(map(_reports_error, record))
     if not isinstance(record, dict):
         return False
-    return bool(
-        record.get("error") or record.get("object") == "error" or _reports_error(record.get("choices"))
-    )
+    is_error = bool(record.get("error")) or record.get("object") == "error"
+    return is_error or _reports_error(record.get("choices"))
 
 
 class _Answer:
@@ -1039,9 +1036,9 @@ class _Answer:
     def _fail(self, what: str | None = None) -> NoReturn:
         """Raise for the record that was read last. Without `what` it is an error that the server reports."""
         record = _redact(self._record.decode(errors="replace"), self.key)
-        if _is_web_page(record):
-            what = "is a web page: base_url is probably wrong"
         message = what and f"the stream has a record that {what}: {_shorten(record)}"
+        if _is_web_page(record):
+            message = f"{message}; {_WRONG_URL}"
         raise PatchStreamError(message, body=record)
 
     def read_completion(self, completion: Any) -> Any:
@@ -1073,31 +1070,15 @@ class _Answer:
 
     def value(self) -> Any:
         """Return the value of the wanted type."""
-        return self._validate(self.check(), self.wanted)
-
-    def elements(self, wanted: _OutputType, field: str, start: int, whole: bool = False) -> Iterator[Any]:
-        """Yield what is complete of the array at `field`, from number `start` on."""
-        pointer = f"/{field}" if field else ""
-        try:
-            array = self.document.resolve(pointer)
-        except ValueError:
-            return
-        if not isinstance(array, list):
-            return
-        for index in range(start, len(array)):
-            place = f"{pointer}/{index}"
-            if index == len(array) - 1 and isinstance(array[index], _CONTAINERS) and not whole:
-                last = f"{self.document.ops[-1][0]}/"  # where the last operation went
-                if last == f"{pointer}/-/" or last.startswith(f"{place}/") or f"{place}/".startswith(last):
-                    return
-            yield self._validate(_encode(array[index]), wanted, place)
+        return self.validate(self.check(), self.wanted)
 
     @property
     def _has_stopped(self) -> bool:
         """Whether the server says that the model came to its end."""
         return self.finish_reason == "stop" or (self.has_end_mark and not self.finish_reason)
 
-    def _validate(self, text: str, wanted: _OutputType, place: str = "") -> Any:
+    def validate(self, text: str, wanted: _OutputType, place: str = "") -> Any:
+        """Return the value of a type that JSON text, or that of an element, stands for."""
         try:
             if "NaN" in text or "Infinity" in text:  # outside of strings Pydantic takes them, JSON does not
                 _loads(text)
@@ -1116,18 +1097,19 @@ class _Answer:
             fault = not_json
         wanted = f"valid {wanted or self.wanted.name}{place and f' at {place}'}"
         message = f"{self.model} did not return a {wanted}: {'; '.join(self._diagnosis(fault, text))}"
-        said = "" if text and not reported else _server_message(self._record.decode(errors="replace"))
-        if said:  # an error that stands in the place of the model's text
+        if reported or not text:  # an error may stand in the place of the model's text
+            said = _redact(_server_message(self._record.decode(errors="replace")), self.key)
             message = (
-                f"{_redact(said, self.key)} (the server said this, and {self.model} returned no {wanted})"
+                f"{said} (the server's words; {self.model} did not return a {wanted})" if said else message
             )
+        reason, completion = self.finish_reason, self.completion
         return InvalidOutputError(
             message,
             model=self.model,
             raw_output=text,
-            finish_reason=self.finish_reason,
+            finish_reason=reason,
             original_error=fault,
-            completion=self.completion,
+            completion=completion,
         )
 
     def _diagnosis(self, fault: _Fault, text: str) -> Iterator[str]:
@@ -1136,7 +1118,7 @@ class _Answer:
         if self._refusal:
             yield f"the model refused: {self._refusal!r}"
         elif _is_web_page(text):
-            yield "the response is a web page: base_url is probably wrong"
+            yield _WRONG_URL
         elif isinstance(fault, pydantic.ValidationError):
             first = fault.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the root"
@@ -1171,28 +1153,27 @@ _INSTEAD = {
 }
 
 
-def _checked_key(api_key: Any) -> Any:
-    """Return the key to send, or the SDK's callable that gives it."""
-    if callable(api_key):
-        return api_key
-    key = (os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key).strip()
-    if not key:
-        raise ValueError("no API key: pass DotTxt(api_key=...) or set DOTTXT_API_KEY in the environment")
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError("the API key contains characters that an HTTP header cannot carry")
-    return key
-
-
-def _checked_url(base_url: Any) -> str:
-    """Return the URL to use, without slashes at its end."""
-    url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip() or _BASE_URL
-    if not url.lower().startswith(("http://", "https://")):
-        raise ValueError(f"base_url must start with http:// or https://: {_show(url)} does not")
-    return url.rstrip("/")
-
-
 class _Gateway:
     """What keeps an SDK client to the .txt gateway: a mixin that stands before the SDK's class."""
+
+    @staticmethod
+    def _checked_key(api_key: Any) -> Any:
+        """Return the key to send, or the SDK's callable that gives it."""
+        if callable(api_key):
+            return api_key
+        key = (os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key).strip()
+        if not key:
+            raise ValueError("no API key: pass DotTxt(api_key=...) or set DOTTXT_API_KEY in the environment")
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("the API key contains characters that an HTTP header cannot carry")
+        return key
+
+    @staticmethod
+    def _checked_url(base_url: Any) -> str:
+        url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip() or _BASE_URL
+        if not url.lower().startswith(("http://", "https://")):
+            raise ValueError(f"base_url must start with http:// or https://: {_show(url)} does not")
+        return url.rstrip("/")
 
     def _forget_openai(self, client_kwargs: dict[str, Any]) -> None:
         """Drop what the SDK has read from OpenAI's own environment variables; what the caller gave stays."""
@@ -1206,7 +1187,7 @@ class _Gateway:
         def copy(self, **options: Any) -> Any:
             """Like the SDK's `copy`, but a blank key is a `ValueError`."""
             if options.get("api_key") is not None:  # the SDK would ignore a blank one
-                options["api_key"] = _checked_key(options["api_key"])
+                options["api_key"] = self._checked_key(options["api_key"])
             if not str(options.get("base_url") or "").strip():
                 options["base_url"] = None  # the client's own
             client = super().copy(**options)
@@ -1400,6 +1381,26 @@ class _AnyStream(Generic[T]):
 
     _exchange: _Exchange
 
+    def _ready(self, kind: Any, field: str) -> Callable[..., Iterator[Any]]:
+        """Check the arguments of `elements`, and return what yields the elements that became complete."""
+        if not isinstance(field, str):
+            raise TypeError(f"field must be a str, not {type(field).__name__}")
+        if _is_model(kind):
+            _complete(kind)
+        elif not isinstance(kind, pydantic.TypeAdapter):
+            raise TypeError(f"elements() takes a BaseModel subclass or a TypeAdapter, not {_show(kind)}")
+        answer, wanted, pointer = self._exchange.answer, _OutputType(kind), f"/{field}" if field else ""
+        count = 0
+
+        def ready(whole: bool = False) -> Iterator[Any]:
+            nonlocal count
+            array, settled = answer.document.array(pointer)
+            while count < (len(array) if whole else settled):
+                yield answer.validate(_encode(array[count]), wanted, f"{pointer}/{count}")
+                count += 1
+
+        return ready
+
     @property
     def response(self) -> Any:
         """The HTTP response, `None` before the first event: its headers and its request id."""
@@ -1420,17 +1421,6 @@ class _AnyStream(Generic[T]):
         """The token usage, once the stream has reported it."""
         usage = self._exchange.answer.usage
         return None if usage is None else CompletionUsage.construct(**usage)
-
-
-def _element_type(kind: Any, field: object) -> _OutputType:
-    """Check the arguments of `elements`, and return the type of an element."""
-    if not isinstance(field, str):
-        raise TypeError(f"field must be a str, not {type(field).__name__}")
-    if _is_model(kind):
-        _complete(kind)
-    elif not isinstance(kind, pydantic.TypeAdapter):
-        raise TypeError(f"elements() takes a BaseModel subclass or a TypeAdapter, not {_show(kind)}")
-    return _OutputType(kind)
 
 
 class PatchStream(_AnyStream[T]):
@@ -1464,16 +1454,13 @@ class PatchStream(_AnyStream[T]):
 
         Raises `InvalidOutputError` for an element of another type, and what iterating and `result` raise.
         """
-        wanted = _element_type(kind, field)
+        ready = self._ready(kind, field)
 
         def read() -> Iterator[Any]:
-            count, answer = 0, self._exchange.answer
             for _ in self._events:
-                for element in answer.elements(wanted, field, count):
-                    count += 1
-                    yield element
+                yield from ready()
             self._exchange.check()
-            yield from answer.elements(wanted, field, count, whole=True)
+            yield from ready(whole=True)
 
         return read()
 
@@ -1519,16 +1506,14 @@ class AsyncPatchStream(_AnyStream[T]):
 
     def elements(self, kind: Typed[ModelT, ElementT], field: str = "") -> AsyncIterator[ModelT | ElementT]:
         """Like `PatchStream.elements`, but the iterator is asynchronous. Raises the same errors."""
-        wanted = _element_type(kind, field)
+        ready = self._ready(kind, field)
 
         async def read() -> AsyncIterator[Any]:
-            count, answer = 0, self._exchange.answer
             async for _ in self:
-                for element in answer.elements(wanted, field, count):
-                    count += 1
+                for element in ready():
                     yield element
             self._exchange.check()
-            for element in answer.elements(wanted, field, count, whole=True):
+            for element in ready(whole=True):
                 yield element
 
         return read()
@@ -1563,7 +1548,8 @@ class DotTxt(_Gateway, openai.OpenAI):
     """
 
     def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
-        super().__init__(api_key=_checked_key(api_key), base_url=_checked_url(base_url), **client_kwargs)
+        api_key, base_url = self._checked_key(api_key), self._checked_url(base_url)
+        super().__init__(api_key=api_key, base_url=base_url, **client_kwargs)
         self._forget_openai(client_kwargs)
 
     # fmt: off
@@ -1660,7 +1646,8 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
     """The asynchronous client: an `openai.AsyncOpenAI` with the methods of `DotTxt`, and its arguments."""
 
     def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
-        super().__init__(api_key=_checked_key(api_key), base_url=_checked_url(base_url), **client_kwargs)
+        api_key, base_url = self._checked_key(api_key), self._checked_url(base_url)
+        super().__init__(api_key=api_key, base_url=base_url, **client_kwargs)
         self._forget_openai(client_kwargs)
 
     # fmt: off

@@ -29,7 +29,6 @@ import time
 import types
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
-from contextlib import aclosing, closing
 from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, overload
 
 import openai
@@ -79,7 +78,7 @@ def _loads(text: str) -> Any:
     except json.JSONDecodeError:
         raise
     except KeyError as error:
-        raise json.JSONDecodeError(f"{error.args[0]} is not JSON", text, text.find(error.args[0])) from None
+        raise json.JSONDecodeError(f"{error.args[0]} is not JSON", text, 0) from None
     except (ValueError, RecursionError) as error:  # more digits than Python converts
         raise json.JSONDecodeError(str(error), text, 0) from None
 
@@ -89,9 +88,7 @@ def _encode(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if "Infinity" in text:  # a number such as 1e400, which JSON allows; the word may also stand in a string
         text = re.sub(r'("(?:[^"\\]|\\.)*")|Infinity', lambda match: match[1] or "1e999", text)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # for lone surrogates there are escapes
+    if re.search("[\ud800-\udfff]", text):  # UTF-8 has no lone surrogates, JSON has escapes for them
         text = json.dumps(value, separators=(",", ":"))
     return text
 
@@ -153,11 +150,8 @@ class InvalidOutputError(openai.OpenAIError, ValueError):
             reason = original_error or f"finish reason {finish_reason}, {_shorten(raw_output)!r}"
             message = f"{model or 'the model'} did not return valid output: {reason}"
         super().__init__(message)
-        self.model = model
-        self.raw_output = raw_output
-        self.finish_reason = finish_reason
-        self.original_error = original_error
-        self.completion = completion
+        self.model, self.raw_output, self.finish_reason = model, raw_output, finish_reason
+        self.original_error, self.completion = original_error, completion
 
     # `pickle` and `copy` rebuild an exception from its message and its state. A ValidationError travels as
     # plain data: one that holds a validator's own exception could not be rebuilt.
@@ -248,6 +242,10 @@ class _OutputType:
             text = isinstance(given, (str, dict))
             self.name = "instance of the JSON Schema" if text else type(given).__name__
 
+    def request(self, name: str = "response") -> dict[str, Any]:
+        """Return the schema with a name: a dict of its own, for wrappers of the SDK's `create` change it."""
+        return {"name": name, "schema": _loads(self.schema)}
+
 
 def normalize_schema(response_format: object) -> dict[str, Any]:
     """Return the JSON Schema object for an output type, as a dict of its own.
@@ -261,13 +259,12 @@ def normalize_schema(response_format: object) -> dict[str, Any]:
         InvalidSchemaError: It is none of these, or a JSON Schema object that the meta-schema of draft 2020-12
             rejects (core §8 to §11, validation §6 to §9); the message names the place as a JSON Pointer.
     """
-    return _loads(_output_type(response_format).schema)  # type: ignore[no-any-return]
+    return _output_type(response_format).request()["schema"]  # type: ignore[no-any-return]
 
 
 def build_response_format(response_format: object, *, name: str = "response") -> dict[str, Any]:
     """Return the `response_format` of a chat completion: `normalize_schema`'s schema with a name."""
-    schema = normalize_schema(response_format)
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+    return {"type": "json_schema", "json_schema": _output_type(response_format).request(name)}
 
 
 def _output_type(given: Any) -> _OutputType:
@@ -315,14 +312,10 @@ def _described(given: Any) -> _OutputType:
     try:
         if _is_model(given):
             _complete(given)
-        # What is rebuilt gets another validator.
-        if isinstance(given, pydantic.TypeAdapter):
-            return _describe(given, given.validator)
-        if _is_class(given):
+        if _is_class(given) or isinstance(given, pydantic.TypeAdapter):
+            # A class that is rebuilt gets another validator.
             return _describe(given, getattr(given, "__pydantic_validator__", None))
         return _describe.__wrapped__(given)  # the cache would take `int | str` for `str | int`
-    except InvalidSchemaError:
-        raise
     except Exception as error:
         hint = "pass a type that Pydantic can describe, or a JSON Schema object"
         if isinstance(error, NameError) or getattr(error, "code", "") == "class-not-fully-defined":
@@ -335,9 +328,7 @@ def _described(given: Any) -> _OutputType:
 def _complete(model: type[pydantic.BaseModel]) -> None:
     """Resolve the names that only the caller knows, in the class itself."""
     if model is pydantic.BaseModel or inspect.isabstract(model):
-        raise InvalidSchemaError(
-            f"{model.__name__} has no instances: pass a subclass that defines its fields"
-        )
+        raise TypeError(f"{model.__name__} has no instances, only its subclasses have")
     if not model.__pydantic_complete__:
         frame, _ = _caller()
         own = getattr(sys.modules.get(model.__module__), "__dict__", {})
@@ -361,8 +352,6 @@ def _describe(given: Any, _validator: object = None) -> _OutputType:
         schema = given.json_schema()
     else:  # names (`list["Ticket"]`) are resolved in the frame of our caller, not in this module's
         schema = pydantic.TypeAdapter(given, _parent_depth=_caller()[1] + 2).json_schema()
-    if not isinstance(schema, dict):
-        raise TypeError(f"its model_json_schema() returned {type(schema).__name__}")
     return _OutputType(given, _dumps(schema, f"the schema of {_show(given)}"))
 
 
@@ -732,15 +721,6 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")  # no JSON text begins so
 
 
-def _framing(start: bytes) -> _Lines | _ServerSentEvents | None:
-    """Return the framing of a body by how its first line starts, `None` while that is too short to tell."""
-    if start.startswith(_EVENT_STARTS):
-        return _ServerSentEvents()
-    if any(each.startswith(start) for each in (*_EVENT_STARTS, _BYTE_ORDER_MARK)):
-        return None
-    return _Lines()
-
-
 # --- JSON text in pieces: an incremental parser -------------------------------------------------------------
 
 
@@ -837,9 +817,9 @@ class _Text:
 
     def _peek(self) -> Generator[None, None, str]:
         """Return the next character that is not white space, `""` at the end of the text."""
-        while (char := self._text[self._pos : self._pos + 1]) in self._spaces and (
-            char or not self._finished
-        ):
+        while (char := self._text[self._pos : self._pos + 1]) in self._spaces:
+            if not char and self._finished:
+                break
             if not char:
                 yield None
             self._pos += len(char)
@@ -867,11 +847,10 @@ _ELSEWHERE = ("reasoning_content", "reasoning", "tool_calls", "function_call")
 def _content(part: dict[str, Any]) -> str:
     """Return the text of a message or a delta: its content is text, or a list of parts."""
     content = part.get("content") or ""
-    if isinstance(content, list) and all(isinstance(each, dict) for each in content):
-        texts = (each.get("text") for each in content if each.get("type") == "text")
-        content = "".join(text for text in texts if isinstance(text, str))
+    if isinstance(content, list):
+        content = "".join(each.get("text") or "" for each in content if each.get("type") == "text")
     if not isinstance(content, str):
-        raise ValueError
+        raise TypeError
     return content
 
 
@@ -888,9 +867,8 @@ def _reports_error(record: Any) -> bool:
 class _Answer:
     """What a server answers: reads its records, makes events of them, and judges what they are worth."""
 
-    def __init__(self, model: str, wanted: _OutputType) -> None:
-        self.model, self.wanted = model, wanted
-        self.key = ""  # what a server may echo and no message may show
+    def __init__(self, model: str, wanted: _OutputType, redact: Callable[[str], str]) -> None:
+        self.model, self.wanted, self._redact = model, wanted, redact
         self.completion: ChatCompletion | None = None
         self.document = _Document()
         self.expects_text = False  # a token stream was asked for, or a choice was read
@@ -920,9 +898,12 @@ class _Answer:
 
     def feed(self, data: bytes) -> Iterator[PatchEvent]:
         """Yield the events of the records that `data` completes. A bad record raises `PatchStreamError`."""
-        if self._framing is None:
-            self._start = (self._start + data).lstrip().removeprefix(_BYTE_ORDER_MARK).lstrip()
-            self._framing, data = _framing(self._start), self._start
+        if self._framing is None:  # the start of the first line tells it
+            data = self._start = (self._start + data).lstrip().removeprefix(_BYTE_ORDER_MARK).lstrip()
+            if data.startswith(_EVENT_STARTS):
+                self._framing = _ServerSentEvents()
+            elif not any(each.startswith(data) for each in (*_EVENT_STARTS, _BYTE_ORDER_MARK)):
+                self._framing = _Lines()
         return self._read(self._framing.feed(data) if self._framing else [])
 
     def finish(self) -> Iterator[PatchEvent]:
@@ -937,7 +918,7 @@ class _Answer:
                 raise self._invalid(None, self.raw_output)
         elif not self.has_end_mark and not isinstance(self._framing, _Lines):
             what = "ended without its end mark: the answer may be cut short" if self._framing else "is empty"
-            raise PatchStreamError(f"the stream {what}", body=_redact(self.raw_output, self.key))
+            raise PatchStreamError(f"the stream {what}", body=self._redact(self.raw_output))
         self.has_end_mark = True  # lines have no other than the end of the response
 
     def _read(self, records: list[tuple[str, bytes]]) -> Iterator[PatchEvent]:
@@ -984,46 +965,37 @@ class _Answer:
         if name == "done" and data:
             self.has_end_mark = True
         if isinstance(record, dict):
-            yield from self._read_object(record)
+            self._note(record)
+            if "op" not in record:
+                yield from self._text.feed(self._read_chat(record))
+            elif record["op"] == "add":
+                yield record
+            else:
+                self._fail("is not an `add` operation")
         elif record is not None and name != "done":
             self._fail("is not a JSON object")
 
-    def _read_object(self, record: dict[str, Any]) -> Iterator[Op]:
-        self._note(record)
-        if record.get("op") == "add":
-            yield record
-        elif "op" in record:
-            self._fail("is not an `add` operation")
-        else:
-            try:
-                piece = self._read_choice(record)
-            except ValueError:
-                self._fail("is not a chat completion")
-            if piece:
-                yield from self._text.feed(piece)
+    def _read_chat(self, record: dict[str, Any]) -> str:
+        """Keep what a chunk or a completion tells, and return its piece of the text."""
+        try:
+            for choice in record.get("choices") or ():
+                if choice.get("index") in (0, None):
+                    self._note(choice)
+                    return self._read_parts(choice, choice.get("delta"), choice.get("message"))
+        except (AttributeError, TypeError):  # something in it is no object, or no text
+            self._fail("is not a chat completion")
+        return ""
 
-    def _read_choice(self, record: dict[str, Any]) -> str:
-        """Keep what the choice of a chunk or a completion tells, and return its piece of the text."""
-        choices = record.get("choices") or []
-        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise ValueError
-        choice = next((each for each in choices if each.get("index") in (0, None)), None)
-        if choice is None:
-            return ""
-        self._note(choice)
+    def _read_parts(self, choice: dict[str, Any], delta: Any, message: Any) -> str:
         self.expects_text = True
-        delta, message = choice.get("delta"), choice.get("message")
-        if not all(isinstance(each, (dict, type(None))) for each in (delta, message)):
-            raise ValueError
         part = delta or {}
         if message is not None:  # beside a delta, or after text, it repeats what the deltas bring
             self.has_end_mark = self.has_end_mark or delta is None
-            is_empty = delta is None or (choice.get("finish_reason") and not _content(part))
+            is_empty = delta is None or (choice.get("finish_reason") and not _content(delta))
             part = message if is_empty and not self._pieces else part
         self._elsewhere |= dict.fromkeys(field for field in _ELSEWHERE if part.get(field))
-        refusal, piece = part.get("refusal"), _content(part)
-        self._refusal += refusal if isinstance(refusal, str) else ""
-        if piece:
+        self._refusal += part.get("refusal") or ""
+        if piece := _content(part):
             self._pieces.append(piece)
         return piece
 
@@ -1035,7 +1007,7 @@ class _Answer:
 
     def _fail(self, what: str | None = None) -> NoReturn:
         """Raise for the record that was read last. Without `what` it is an error that the server reports."""
-        record = _redact(self._record.decode(errors="replace"), self.key)
+        record = self._redact(self._record.decode(errors="replace"))
         message = what and f"the stream has a record that {what}: {_shorten(record)}"
         if _is_web_page(record):
             message = f"{message}; {_WRONG_URL}"
@@ -1049,8 +1021,8 @@ class _Answer:
         self.has_end_mark = True
         if not isinstance(record, dict):
             raise self.no_completion(record if isinstance(record, str) else "")
-        with contextlib.suppress(ValueError):  # its choices are not objects
-            self._read_choice(record)
+        with contextlib.suppress(PatchStreamError):  # it is not a chat completion
+            self._read_chat(record)
         if _reports_error(record) or not self._pieces:
             self._record = _encode(record).encode()
             raise self._invalid(None, self.raw_output, reported=True)
@@ -1098,19 +1070,10 @@ class _Answer:
         wanted = f"valid {wanted or self.wanted.name}{place and f' at {place}'}"
         message = f"{self.model} did not return a {wanted}: {'; '.join(self._diagnosis(fault, text))}"
         if reported or not text:  # an error may stand in the place of the model's text
-            said = _redact(_server_message(self._record.decode(errors="replace")), self.key)
-            message = (
-                f"{said} (the server's words; {self.model} did not return a {wanted})" if said else message
-            )
-        reason, completion = self.finish_reason, self.completion
-        return InvalidOutputError(
-            message,
-            model=self.model,
-            raw_output=text,
-            finish_reason=reason,
-            original_error=fault,
-            completion=completion,
-        )
+            said = self._redact(_server_message(self._record.decode(errors="replace")))
+            message = f"{said} (said the server; {self.model} did not return a {wanted})" if said else message
+        told = {"model": self.model, "finish_reason": self.finish_reason, "completion": self.completion}
+        return InvalidOutputError(message, raw_output=text, original_error=fault, **told)  # type: ignore[arg-type]
 
     def _diagnosis(self, fault: _Fault, text: str) -> Iterator[str]:
         is_cut = self.finish_reason == "length" and isinstance(fault, json.JSONDecodeError)
@@ -1140,17 +1103,12 @@ class _Answer:
 
 # --- Clients: what both share, then streams, then the two ---------------------------------------------------
 
-_BASE_URL = "https://api.dottxt.ai/v1"
-_SAMPLING = ("temperature", "max_tokens", "seed")
 _ANYTHING = pydantic.TypeAdapter(Any)
 _NOT_GIVEN = (type(None), openai.NotGiven, openai._types.Omit)
 # For streams: server-sent events have an end mark, and compressing proxies hold events back.
 _HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
 _REFUSALS = (400, 406, 422)  # of patch mode, in words of each engine's own
-_INSTEAD = {
-    "messages": "use input=, a str or a list of message dicts",
-    "stream": "client.stream(...) streams and client.generate(...) does not",
-}
+_NOT_HERE = "messages= and stream= are not arguments here: use input=, and stream() or generate() as it suits"
 
 
 class _Gateway:
@@ -1170,7 +1128,8 @@ class _Gateway:
 
     @staticmethod
     def _checked_url(base_url: Any) -> str:
-        url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip() or _BASE_URL
+        url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip()
+        url = url or "https://api.dottxt.ai/v1"
         if not url.lower().startswith(("http://", "https://")):
             raise ValueError(f"base_url must start with http:// or https://: {_show(url)} does not")
         return url.rstrip("/")
@@ -1181,6 +1140,33 @@ class _Gateway:
             setattr(self, name, client_kwargs.get(name))
         self._custom_headers: Mapping[str, str] = dict(client_kwargs.get("default_headers") or {})
         self._token_models: set[tuple[str, str]] = set()  # (base URL, model) of engines without patch mode
+
+    def _redact(self, text: str) -> str:
+        return _redact(text, self.api_key)  # type: ignore[attr-defined]
+
+    def _request(
+        self, model: Any, input: Any, wanted: Any, options: Fields
+    ) -> tuple[_Answer, dict[str, Any]]:
+        """Check a call's arguments; return its answer, not read yet, and the arguments of `create`."""
+        if "messages" in options or options.get("stream"):
+            raise TypeError(_NOT_HERE)
+        if not isinstance(model, str):
+            raise TypeError(f"model must be a str, not {type(model).__name__}")
+        if not isinstance(input, (str, list)):
+            raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
+        output_type = _output_type(wanted)
+        messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
+        response_format = {"type": "json_schema", "json_schema": output_type.request()}
+        sampling = ("temperature", "max_tokens", "seed")
+        options = {
+            name: value for name, value in options.items() if value is not None or name not in sampling
+        }
+        request = {"model": model, "messages": messages, "response_format": response_format, **options}
+        return _Answer(model, output_type, self._redact), request
+
+    def _add_note(self, error: openai.OpenAIError) -> None:
+        if (hint := _hint(error)) and sys.version_info >= (3, 11):
+            error.add_note(hint)
 
     if not typing.TYPE_CHECKING:  # checkers keep the SDK's signatures
 
@@ -1197,33 +1183,6 @@ class _Gateway:
         with_options = copy
 
 
-def _request(
-    model: Any, input: Any, response_format: object, options: Fields
-) -> tuple[_Answer, dict[str, Any]]:
-    """Check a call's arguments; return its answer, not read yet, and the arguments of the SDK's `create`."""
-    if "messages" in options or options.get("stream"):
-        name = "messages" if "messages" in options else "stream"
-        raise TypeError(f"{name}= is not an argument here: {_INSTEAD[name]}")
-    if not isinstance(model, str):
-        raise TypeError(f"model must be a str, not {type(model).__name__}")
-    if not isinstance(input, (str, list)):
-        raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
-    wanted = _output_type(response_format)
-    schema = {"name": "response", "schema": _loads(wanted.schema)}  # a dict of its own, as wrappers change it
-    request = {
-        "model": model,
-        "messages": [{"role": "user", "content": input}] if isinstance(input, str) else input,
-        "response_format": {"type": "json_schema", "json_schema": schema},
-        **{name: value for name, value in options.items() if value is not None or name not in _SAMPLING},
-    }
-    return _Answer(model, wanted), request
-
-
-def _add_note(error: openai.OpenAIError) -> None:
-    if (hint := _hint(error)) and sys.version_info >= (3, 11):
-        error.add_note(hint)
-
-
 class _Exchange:
     """One streamed request: sends it, asks for tokens where patches are refused, and reads the response."""
 
@@ -1232,17 +1191,17 @@ class _Exchange:
         headers, query, timeout, extra_body = (options.pop(name, None) for name in apart)
         # A tracer may put another callable object in the place of the method.
         known = getattr(inspect.unwrap(client.chat.completions.create), "__kwdefaults__", None)
-        if known and (unknown := options.keys() - known - _INSTEAD.keys()):
+        if known and (unknown := options.keys() - known - {"messages"}):
             raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}: see extra=")
-        self.answer, body = _request(model, input, wanted, {})
-        for fields in filter(None, (options, extra, extra_body)):
-            for name, value in fields.items():
-                if name in _INSTEAD:
-                    raise TypeError(f"{name} is not an argument here: {_INSTEAD[name]}")
-                if name in (*apart, "input"):
-                    raise TypeError(f"{name} is not a field of the body: stream() has an argument {name}=")
-                if isinstance(value, _NOT_GIVEN):
-                    continue
+        answer, body = client._request(model, input, wanted, {})
+        for name, value in [
+            item for fields in (options, extra, extra_body) for item in (fields or {}).items()
+        ]:
+            if name in ("messages", "stream"):
+                raise TypeError(_NOT_HERE)
+            if name in (*apart, "input"):
+                raise TypeError(f"{name} is not a field of the body: stream() has an argument {name}=")
+            if not isinstance(value, _NOT_GIVEN):
                 if name in body:
                     raise TypeError(f"{name} is given twice")
                 body[name] = value
@@ -1253,15 +1212,14 @@ class _Exchange:
         headers = {**headers, **dict.fromkeys(replaced, openai._types.Omit()), **_HEADERS}
         given = {"headers": headers, "params": query, "timeout": timeout}
         self.options = {name: value for name, value in given.items() if value is not None}
-        self.client = client
+        self.client, self.answer = client, typing.cast(_Answer, answer)
         self.server = (str(client.base_url), model)
         self.asks_for_patches = self.server not in client._token_models
         self.response: Any = None
         self.is_cancelled = False  # a wait for an event was
         # What `result` raises; `None` once the stream has ended well.
-        self.error: Exception | None = RuntimeError(
-            "the stream was closed, or a wait for it was cancelled, before its end: it has no result"
-        )
+        what = "the stream was closed, or a wait for it was cancelled, before its end: it has no result"
+        self.error: Exception | None = RuntimeError(what)
 
     def send(self, stream_class: Any) -> Any:
         """Return the SDK's stream object, whose response nobody has read yet."""
@@ -1277,13 +1235,12 @@ class _Exchange:
             self.asks_for_patches = False
             return
         self.response = error.response
-        raise PatchStreamError(status_code=status, body=_redact(text, self.client.api_key)) from error
+        raise PatchStreamError(status_code=status, body=self.client._redact(text)) from error
 
     def open(self) -> None:
         """Prepare to read the response. Unless its status is 200, its body has been read."""
-        status, self.answer.key = self.response.status_code, self.client.api_key
-        if status != 200:
-            raise PatchStreamError(status_code=status, body=_redact(self.response.text, self.answer.key))
+        if (status := self.response.status_code) != 200:
+            raise PatchStreamError(status_code=status, body=self.client._redact(self.response.text))
         if not self.asks_for_patches:
             self.answer.expects_text = True
             self.client._token_models.add(self.server)
@@ -1311,22 +1268,19 @@ class _Exchange:
             self.is_cancelled = not isinstance(error, GeneratorExit)
             raise
         names = {base.__name__ for base in type(error).__mro__}
-        if names.isdisjoint(("RequestError", "StreamError")):  # it is not of httpx, httpx2 or their like
-            if isinstance(error, openai.APIConnectionError):
-                error.args = (f"{error} {_hint(error)}",)
-            self.error = error
-            raise
-        if self.answer.is_abandoned:
-            return
-        if self.answer.has_end_mark:
-            self.error = None
-            return
-        kind = openai.APITimeoutError if "TimeoutException" in names else openai.APIConnectionError
-        request: Any = getattr(self.response or error, "request", None)  # of the body of an error, too
-        self.error = kind(request=request)
-        self.error.__cause__ = error
-        self.error.args = (f"{self.error} {_hint(self.error)}",)
-        raise self.error
+        shown = error
+        if not names.isdisjoint(("RequestError", "StreamError")):  # of httpx, httpx2 or another transport
+            if self.answer.is_abandoned or self.answer.has_end_mark:
+                self.error = self.error if self.answer.is_abandoned else None
+                return
+            kind = openai.APITimeoutError if "TimeoutException" in names else openai.APIConnectionError
+            request: Any = getattr(self.response or error, "request", None)  # of the body of an error, too
+            shown = kind(request=request)
+            shown.__cause__ = error
+        if isinstance(shown, openai.APIConnectionError):
+            shown.args = (f"{str(shown).rstrip('.')}: {_hint(shown)}",)
+        self.error = shown
+        raise shown
 
     def check(self) -> None:
         """Raise unless the stream has ended well and its answer is whole."""
@@ -1342,7 +1296,7 @@ class _Exchange:
                     self.response = self.send(openai.Stream).response
                 except openai.APIStatusError as error:
                     self.refused(error)
-            with closing(self.response), closing(self.response.iter_bytes()) as chunks:
+            with contextlib.closing(self.response), contextlib.closing(self.response.iter_bytes()) as chunks:
                 if self.response.status_code != 200:
                     self.response.read()
                 self.open()
@@ -1361,7 +1315,10 @@ class _Exchange:
                     self.response = (await self.send(openai.AsyncStream)).response
                 except openai.APIStatusError as error:
                     self.refused(error)
-            async with aclosing(self.response), aclosing(self.response.aiter_bytes()) as chunks:
+            async with (
+                contextlib.aclosing(self.response),
+                contextlib.aclosing(self.response.aiter_bytes()) as chunks,
+            ):
                 if self.response.status_code != 200:
                     await self.response.aread()
                 self.open()
@@ -1570,9 +1527,7 @@ class DotTxt(_Gateway, openai.OpenAI):
             model: The model's id.
             input: The prompt, or a list of OpenAI-style message dicts.
             response_format: The output type; see `normalize_schema`.
-            temperature: Sampling temperature.
-            max_tokens: The most tokens that the model may send.
-            seed: Seed of the sampling.
+            temperature, max_tokens, seed: Of the sampling. `None` is not sent.
             **options: Other arguments of `chat.completions.create`.
 
         Returns:
@@ -1600,15 +1555,14 @@ class DotTxt(_Gateway, openai.OpenAI):
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `generate`; returns the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        answer, request = _request(model, input, response_format, options)
+        answer, request = self._request(model, input, response_format, options)
         try:
             completion = self.chat.completions.create(**request)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON
             raise answer.no_completion(getattr(error, "doc", "")) from error
         except openai.OpenAIError as error:
-            _add_note(error)
+            self._add_note(error)
             raise
-        answer.key = self.api_key
         return answer.read_completion(completion), completion
 
     @overload
@@ -1680,15 +1634,14 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `DotTxt.generate_with_completion`. Raises what `generate` raises."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        answer, request = _request(model, input, response_format, options)
+        answer, request = self._request(model, input, response_format, options)
         try:
             completion = await self.chat.completions.create(**request)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON
             raise answer.no_completion(getattr(error, "doc", "")) from error
         except openai.OpenAIError as error:
-            _add_note(error)
+            self._add_note(error)
             raise
-        answer.key = self.api_key
         return answer.read_completion(completion), completion
 
     @overload

@@ -5,9 +5,8 @@ A prompt and an output type go in, data of that shape comes out, whole or field 
     from dottxt import DotTxt
 
     client = DotTxt()  # reads DOTTXT_API_KEY and DOTTXT_BASE_URL
-    question = {"model": "openai/gpt-oss-20b", "input": "I was charged twice.", "response_format": Ticket}
-    ticket = client.generate(**question)
-    for event in client.stream(**question):
+    ticket = client.generate(model="openai/gpt-oss-20b", input="I was charged twice.", response_format=Ticket)
+    for event in client.stream(model="openai/gpt-oss-20b", input="It crashes.", response_format=Ticket):
         print(event.field, event.value)
 
 One file on the OpenAI SDK and Pydantic: install it, or copy it into a project under any name.
@@ -57,20 +56,70 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+ElementT = TypeVar("ElementT")
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 Typed = type[ModelT] | pydantic.TypeAdapter[T]  # the output types that type checkers can follow
 Messages = str | list[Any]  # one user message, or OpenAI-style message dicts
 Fields = Mapping[str, Any]  # more fields of a request's body
 Op = dict[str, Any]  # one JSON Patch operation (RFC 6902 §4)
 
+# --- JSON text ----------------------------------------------------------------------------------------------
+
+
+def _loads(text: str) -> Any:
+    """Decode JSON text (RFC 8259). Whatever is wrong with it is a `json.JSONDecodeError`."""
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except (ValueError, TypeError) as error:
+        if "recursion limit" in str(error):  # the same limit as that of Pydantic's validators
+            raise json.JSONDecodeError("Nested too deep", text, 0) from None
+    constants: dict[str, Any] = {}  # JSON has none
+    try:  # the standard library also takes lone surrogates, and names the place of an error
+        return json.loads(text, parse_constant=constants.__getitem__)
+    except json.JSONDecodeError:
+        raise
+    except KeyError as error:
+        raise json.JSONDecodeError(f"{error.args[0]} is not JSON", text, 0) from None
+    except (ValueError, RecursionError) as error:  # more digits than Python converts
+        raise json.JSONDecodeError(str(error), text, 0) from None
+
+
+def _encode(value: Any) -> str:
+    """Return the JSON text of a decoded value."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if "Infinity" in text:  # a number such as 1e400, which JSON allows; the word may also stand in a string
+        text = re.sub(r'("(?:[^"\\]|\\.)*")|Infinity', lambda match: match[1] or "1e999", text)
+    if re.search("[\ud800-\udfff]", text):  # UTF-8 has no lone surrogates, JSON has escapes for them
+        text = json.dumps(value, separators=(",", ":"))
+    return text
+
+
+def _escape(key: str) -> str:
+    """Return a key as a token of a JSON Pointer (RFC 6901 §3)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"
+
+
+def _show(value: object) -> str:
+    """Return a value's `repr`, shortened and without addresses in memory."""
+    try:
+        return _shorten(re.sub(r" (object )?at 0x[0-9A-Fa-f]+", "", repr(value)))
+    except Exception:  # an integer of 5,000 digits has none
+        return f"an instance of {type(value).__name__}"
+
+
 # --- Errors -------------------------------------------------------------------------------------------------
 
-# What to do about an HTTP status.
+# What to check after an HTTP status.
 _HINTS = {
-    401: ": set api_key= or DOTTXT_API_KEY to a valid key",
-    404: ": client.models.list(), or `dottxt models`, lists the models",
+    401: "set api_key= or DOTTXT_API_KEY to a valid key",
+    404: "client.models.list(), or `dottxt models`, lists the models; base_url usually ends in /v1",
 }
-_WEB_PAGE = ("<!doc", "<html")
+_WRONG_URL = "it is a web page: base_url is probably wrong"
+_is_web_page = re.compile(r"\s*<(?:!doc|html)", re.IGNORECASE).match
 
 
 class InvalidSchemaError(openai.OpenAIError, ValueError):
@@ -85,6 +134,7 @@ class InvalidOutputError(openai.OpenAIError, ValueError):
         raw_output: All the text that the model sent, `""` if it sent none.
         finish_reason: The completion's finish reason, `None` if the server named none.
         original_error: The `json.JSONDecodeError` or `pydantic.ValidationError` behind it.
+        completion: The SDK's `ChatCompletion` of a `generate`, else `None`.
     """
 
     def __init__(
@@ -95,15 +145,14 @@ class InvalidOutputError(openai.OpenAIError, ValueError):
         raw_output: str = "",
         finish_reason: str | None = None,
         original_error: json.JSONDecodeError | pydantic.ValidationError | None = None,
+        completion: ChatCompletion | None = None,
     ) -> None:
         if message is None:
             reason = original_error or f"finish reason {finish_reason}, {_shorten(raw_output)!r}"
             message = f"{model or 'the model'} did not return valid output: {reason}"
         super().__init__(message)
-        self.model = model
-        self.raw_output = raw_output
-        self.finish_reason = finish_reason
-        self.original_error = original_error
+        self.model, self.raw_output, self.finish_reason = model, raw_output, finish_reason
+        self.original_error, self.completion = original_error, completion
 
     # `pickle` and `copy` rebuild an exception from its message and its state. A ValidationError travels as
     # plain data: one that holds a validator's own exception could not be rebuilt.
@@ -134,50 +183,30 @@ class PatchStreamError(openai.OpenAIError, RuntimeError):
     def __init__(self, message: str | None = None, *, status_code: int = 200, body: str = "") -> None:
         if message is None:
             what = "the stream failed" if status_code == 200 else f"the response has status {status_code}"
-            said, text = _error_message(body), _shorten(" ".join(body.split()))
+            said, text = _server_message(body), _shorten(" ".join(body.split()))
             message = f"{said} ({what})" if said else f"{what}: {text or 'no body'}"
-            message += _HINTS.get(status_code, "")
+            hint = _WRONG_URL if _is_web_page(body) else _HINTS.get(status_code)
+            message += f"; {hint}" if hint else ""
         super().__init__(message)
         self.status_code = status_code
         self.body = body
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _loads(text: str) -> Any:
-    """Decode JSON text (RFC 8259); whatever is wrong with it is a `json.JSONDecodeError`."""
-    with contextlib.suppress(ValueError, TypeError):
-        return from_json(text, allow_inf_nan=False)
-    try:  # the standard library decides: it also takes lone surrogates, and nests deeper
-        return json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError:
-        raise
-    except (ValueError, RecursionError) as error:  # NaN, or more digits than Python converts
-        what = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise json.JSONDecodeError(what, text, 0) from None
-
-
-def _error_message(body: str) -> str:
+def _server_message(body: str) -> str:
     """Return what a server says in the JSON text of an error, `""` where it says nothing."""
+
+    def find(said: Any) -> str:
+        if isinstance(said, list):
+            return "; ".join(filter(None, map(find, said)))
+        if isinstance(said, dict):
+            keys = ("error", "message", "detail", "errors", "msg", "description", "choices")
+            return next(filter(None, (find(said.get(key)) for key in keys)), "")
+        return said.strip() if isinstance(said, str) else ""
+
     try:
-        said = _loads(body)
+        return find(_loads(body))
     except json.JSONDecodeError:
         return ""
-    for key in ("error", "message", "detail"):  # {"error": {"message": "..."}} and its variants
-        if isinstance(said, dict):
-            said = said.get(key) or said
-    return said if isinstance(said, str) else ""
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"
-
-
-def _show(value: object) -> str:
-    """Return a value's `repr`, shortened and without addresses in memory."""
-    return _shorten(re.sub(r" (object )?at 0x[0-9A-Fa-f]+", "", repr(value)))
 
 
 def _redact(text: str, key: str) -> str:
@@ -185,9 +214,38 @@ def _redact(text: str, key: str) -> str:
     return text.replace(key, "[API key]") if len(key) >= 8 else text
 
 
-# --- Schemas: any output type in, JSON Schema object out ----------------------------------------------------
+def _hint(error: Exception) -> str:
+    """Return what to check after an error of the SDK, `""` where there is nothing to say."""
+    if isinstance(error, openai.APIConnectionError):
+        url = re.sub(r"(?<=//)[^/]*@|[?].*", "", str(error.request.url))  # where passwords may stand
+        return f"the connection to {url} failed: {error.__cause__!r}"
+    return _HINTS.get(getattr(error, "status_code", 0), "")
+
+
+# --- Output types: any response_format in, a JSON Schema and a validator out --------------------------------
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class _OutputType:
+    """A type that data is asked for in: its JSON Schema as text, and the validator that reads JSON text."""
+
+    def __init__(self, given: Any, schema: str = "") -> None:
+        self.schema = schema
+        self.validate: Callable[[str], Any] = _loads
+        self.name = _show(given)  # for messages
+        if isinstance(given, pydantic.TypeAdapter):
+            self.validate = given.validate_json
+        elif _is_class(given):
+            self.name = given.__name__
+            self.validate = given.model_validate_json if _is_model(given) else _loads
+        elif typing.get_origin(given) is None:
+            text = isinstance(given, (str, dict))
+            self.name = "instance of the JSON Schema" if text else type(given).__name__
+
+    def request(self, name: str = "response") -> dict[str, Any]:
+        """Return the schema with a name: a dict of its own, for wrappers of the SDK's `create` change it."""
+        return {"name": name, "schema": _loads(self.schema)}
 
 
 def normalize_schema(response_format: object) -> dict[str, Any]:
@@ -202,25 +260,25 @@ def normalize_schema(response_format: object) -> dict[str, Any]:
         InvalidSchemaError: It is none of these, or a JSON Schema object that the meta-schema of draft 2020-12
             rejects (core §8 to §11, validation §6 to §9); the message names the place as a JSON Pointer.
     """
-    return json.loads(json.dumps(_schema(response_format)))  # type: ignore[no-any-return]
+    return _output_type(response_format).request()["schema"]  # type: ignore[no-any-return]
 
 
 def build_response_format(response_format: object, *, name: str = "response") -> dict[str, Any]:
     """Return the `response_format` of a chat completion: `normalize_schema`'s schema with a name."""
-    schema = normalize_schema(response_format)
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+    return {"type": "json_schema", "json_schema": _output_type(response_format).request(name)}
 
 
-def _schema(given: Any) -> dict[str, Any]:
-    """Return the schema itself. Do not change it: a cache may own it."""
+def _output_type(given: Any) -> _OutputType:
+    """Return the schema and the validator of an output type, or raise `InvalidSchemaError`."""
     if isinstance(given, str):
-        return _schema_from_text(given)
+        return _OutputType(given, _checked(given))
     if isinstance(given, dict):
         with contextlib.suppress(ValueError):  # it is not plain data, or not a schema
-            return _schema_from_dict(marshal.dumps(given))
-        return _schema_from_text(_dumps(given))
-    if isinstance(given, pydantic.TypeAdapter) or _is_class(given):
-        return _describe(given)
+            # Marshalled data are a cache's key in an eighth of the time that JSON text takes.
+            return _OutputType(given, _checked(marshal.dumps(given)))
+        return _OutputType(given, _checked(_dumps(given)))
+    if _is_class(given) or isinstance(given, pydantic.TypeAdapter):
+        return _described(given)
     name = type(given).__name__
     if given is None or isinstance(given, (list, tuple, set, frozenset)):
         raise InvalidSchemaError(f"response_format is {_show(given)}: pass list[T] or a JSON Schema object")
@@ -231,14 +289,14 @@ def _schema(given: Any) -> dict[str, Any]:
     if inspect.isroutine(given):
         raise InvalidSchemaError("response_format is a function: pass a type or a JSON Schema object")
     if typing.get_origin(given) is not None or not callable(getattr(given, "to_json", None)):
-        return _describe.__wrapped__(given)  # not from the cache, where `int | str` is equal to `str | int`
+        return _described(given)
     try:
         text = given.to_json()
     except Exception as error:
         raise InvalidSchemaError(f"{name}.to_json() failed: {type(error).__name__}: {error}") from error
     if not isinstance(text, str):
         raise InvalidSchemaError(f"{name}.to_json() returned {type(text).__name__}: it must return a str")
-    return _schema_from_text(text, f"the result of {name}.to_json()")
+    return _OutputType(given, _checked(text, f"the result of {name}.to_json()"))
 
 
 def _is_class(given: object) -> bool:
@@ -246,44 +304,74 @@ def _is_class(given: object) -> bool:
     return isinstance(given, type) and typing.get_origin(given) is None
 
 
-@functools.lru_cache(maxsize=1024)
-def _describe(given: Any) -> dict[str, Any]:
-    """Ask Pydantic for the schema of a type."""
+def _is_model(given: Any) -> bool:
+    return _is_class(given) and issubclass(given, pydantic.BaseModel)
+
+
+def _described(given: Any) -> _OutputType:
+    """Return a type as Pydantic describes it, from the cache if it is a class."""
     try:
-        if isinstance(given, pydantic.TypeAdapter):
-            schema = given.json_schema()
-        else:
-            # Pydantic resolves names (`list["Ticket"]`) in the frame of our caller, not in this module's.
-            depth, frame = 2, sys._getframe()
-            while frame.f_back is not None and frame.f_globals is globals():
-                depth, frame = depth + 1, frame.f_back
-            schema = pydantic.TypeAdapter(given, _parent_depth=depth).json_schema()
+        if _is_model(given):
+            _complete(given)
+        if _is_class(given) or isinstance(given, pydantic.TypeAdapter):
+            # A class that is rebuilt gets another validator.
+            return _describe(given, getattr(given, "__pydantic_validator__", None))
+        return _describe.__wrapped__(given)  # the cache would take `int | str` for `str | int`
     except Exception as error:
-        hint = "pass the class itself, a TypeAdapter made where its names are known, or a JSON Schema object"
+        hint = "pass a type that Pydantic can describe, or a JSON Schema object"
+        if isinstance(error, NameError) or getattr(error, "code", "") == "class-not-fully-defined":
+            hint = "define the name where the type is defined, or pass a TypeAdapter made where it is known"
+        elif _is_class(given) and any(base.__module__ == "pydantic.v1.main" for base in given.__mro__):
+            hint = "it is a model of pydantic.v1: pass its schema()"
         raise InvalidSchemaError(f"response_format {_show(given)} has no schema: {error}; {hint}") from error
-    _dumps(schema, f"the schema of {_show(given)}")
-    return schema
 
 
-def _dumps(schema: dict[str, Any], source: str = "response_format") -> str:
+def _complete(model: type[pydantic.BaseModel]) -> None:
+    """Resolve the names that only the caller knows, in the class itself."""
+    if model is pydantic.BaseModel or inspect.isabstract(model):
+        raise TypeError(f"{model.__name__} has no instances, only its subclasses have")
+    if not model.__pydantic_complete__:
+        frame, _ = _caller()
+        own = getattr(sys.modules.get(model.__module__), "__dict__", {})
+        model.model_rebuild(_types_namespace={**frame.f_globals, **frame.f_locals, **own})
+
+
+def _caller() -> tuple[types.FrameType, int]:
+    """Return the first frame outside of this module, and its distance from the function that asks."""
+    frame, distance = sys._getframe(1), 0
+    while frame.f_back is not None and frame.f_globals is globals():
+        frame, distance = frame.f_back, distance + 1
+    return frame, distance
+
+
+@functools.lru_cache(maxsize=1024)
+def _describe(given: Any, _validator: object = None) -> _OutputType:
+    """Ask Pydantic for the schema of a type."""
+    if _is_model(given):
+        schema = given.model_json_schema()  # people override it
+    elif isinstance(given, pydantic.TypeAdapter):
+        schema = given.json_schema()
+    else:  # names (`list["Ticket"]`) are resolved in the frame of our caller, not in this module's
+        schema = pydantic.TypeAdapter(given, _parent_depth=_caller()[1] + 2).json_schema()
+    return _OutputType(given, _dumps(schema, f"the schema of {_show(given)}"))
+
+
+def _dumps(schema: Any, source: str = "response_format") -> str:
     """Return the text of a schema that can be sent."""
     try:
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
         text.encode()  # fails for lone surrogates
+        _loads(text)  # fails for what nests too deep
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidSchemaError(f"{source} contains a value JSON cannot represent: {error}") from error
     return text
 
 
 @functools.lru_cache(maxsize=256)
-def _schema_from_dict(data: bytes) -> dict[str, Any]:
-    # Marshalled data are a cache's key in an eighth of the time that JSON text takes.
-    return _schema_from_text(_dumps(marshal.loads(data)))
-
-
-@functools.lru_cache(maxsize=256)
-def _schema_from_text(text: str, source: str = "response_format") -> dict[str, Any]:
-    """Read and check the text of a JSON Schema object."""
+def _checked(text: str | bytes, source: str = "response_format") -> str:
+    """Check the text of a JSON Schema object, or the object marshalled, and return its text to send."""
+    if isinstance(text, bytes):
+        text = _dumps(marshal.loads(text))
     try:
         schema = _loads(text)
     except json.JSONDecodeError as error:
@@ -294,25 +382,30 @@ def _schema_from_text(text: str, source: str = "response_format") -> dict[str, A
         raise InvalidSchemaError(f"{source} is not a JSON object: {_shorten(text)}; {hint}")
     if schema.get("type") == "json_schema" or ("name" in schema and isinstance(schema.get("schema"), dict)):
         raise InvalidSchemaError("response_format is the envelope of a request: pass the inner schema")
-    _dumps(schema, source)  # escapes in the text may stand for lone surrogates
+    keywords, meta_schema = _meta_schema()
+    if schema and not keywords & schema.keys():
+        form = _encode({"type": "object", "properties": {next(iter(schema)): {"type": "string"}}})
+        hint = f"it would constrain nothing; to ask for an object, pass {form}"
+        raise InvalidSchemaError(f"{source} contains no keyword of JSON Schema: {hint}")
+    text = _dumps(schema, source)  # escapes in the text may stand for lone surrogates
     draft = schema.get("$schema", _DRAFT)
     other_draft = isinstance(draft, str) and draft.rstrip("#") != _DRAFT
     if other_draft or schema.get("type") == "structural-tag":
-        return schema
+        return text
     try:
-        _meta_schema().validate_python(schema)
+        meta_schema.validate_python(schema)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         pointer = "".join(f"/{_escape(str(part))}" for part in first["loc"])
         what = "it nests too deep" if first["type"].startswith("recursion") else first["msg"]
         place = f'response_format is not a valid JSON Schema (draft 2020-12) at "{pointer}"'
-        raise InvalidSchemaError(f"{place}: {what}") from error.with_traceback(None)
-    return schema
+        raise InvalidSchemaError(f"{place}: {what}") from error
+    return text
 
 
 @functools.cache
-def _meta_schema() -> pydantic.TypeAdapter[Any]:
-    """Return the meta-schema of draft 2020-12: a table of keywords and their types."""
+def _meta_schema() -> tuple[frozenset[str], pydantic.TypeAdapter[Any]]:
+    """Return the keywords of draft 2020-12, and its meta-schema: a table of keywords and their types."""
 
     def unique(items: list[Any]) -> list[Any]:
         if len(set(items)) < len(items):
@@ -346,6 +439,7 @@ def _meta_schema() -> pydantic.TypeAdapter[Any]:
         ("unevaluatedItems unevaluatedProperties contentSchema", schema),  # core §11, validation §8
         ("$defs definitions properties patternProperties dependentSchemas", dict[str, schema]),
         ("type", Annotated[name, when(list, names)]),
+        ("const default", Any),
         ("enum examples", list[Any]),
         ("multipleOf", Annotated[number, pydantic.Field(gt=0)]),
         ("maximum exclusiveMaximum minimum exclusiveMinimum", number),
@@ -357,7 +451,7 @@ def _meta_schema() -> pydantic.TypeAdapter[Any]:
     types_of = {keyword: kind for keywords, kind in table for keyword in keywords.split()}
     Keywords = typing_extensions.TypedDict("Keywords", types_of, total=False)  # type: ignore[misc]
     Keywords.__pydantic_config__ = pydantic.ConfigDict(strict=True)  # type: ignore[attr-defined]
-    return pydantic.TypeAdapter(Keywords)
+    return frozenset(types_of), pydantic.TypeAdapter(Keywords)
 
 
 # `import dottxt.schemas` works although there is one file, under whatever name it was copied.
@@ -366,9 +460,9 @@ schemas.__all__ = ["InvalidSchemaError", "build_response_format", "normalize_sch
 schemas.__dict__.update((name, globals()[name]) for name in schemas.__all__)
 sys.modules[schemas.__name__] = schemas
 
-# --- Patches: RFC 6902 `add`, RFC 6901 pointers, and the document that folds them ---------------------------
+# --- Document: RFC 6902 `add`, RFC 6901 pointers, and the document that folds them --------------------------
 
-_MAX_DEPTH = 200  # far beyond any schema, and far below Python's recursion limit
+_MAX_DEPTH = 200  # levels of containers, as Pydantic's parser has it
 _CONTAINERS = (dict, list)
 _INDEX = re.compile("0|[1-9][0-9]{0,18}")  # RFC 6901 §4: array-index
 _BAD_ESCAPE = re.compile("~(?![01])")  # RFC 6901 §3: escaped
@@ -384,14 +478,6 @@ def _copy(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [_copy(each, depth + 1) if isinstance(each, _CONTAINERS) else each for each in value]
     return value
-
-
-def _to_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _unescape(token: str) -> str:
@@ -411,8 +497,7 @@ class _Document:
 
     def __init__(self, root: Any = None) -> None:
         self.root = root
-        self.paths: list[str] = []  # of the operations folded so far
-        self.values: list[Any] = []  # their values, copied
+        self.ops: list[tuple[str, Any]] = []  # path and value of each folded operation, the value copied
         # Pointer and container of each step to where the last operation went: the next usually goes there.
         self._opened: list[tuple[str, Any]] = []
 
@@ -433,7 +518,7 @@ class _Document:
             while opened and opened[-1][0] != pointer:
                 opened.pop()
             if not opened:
-                opened.append((pointer, self._resolve(pointer)))
+                opened.append((pointer, self.resolve(pointer)))
             parent = opened[-1][1]
             if isinstance(parent, dict):
                 parent[_unescape(token) if "~" in token else token] = value
@@ -449,7 +534,7 @@ class _Document:
         if is_container and token != "-":
             opened.append((path, value))
 
-    def _resolve(self, pointer: str) -> Any:
+    def resolve(self, pointer: str) -> Any:
         """Return the value that a JSON Pointer refers to (RFC 6901 §4)."""
         value = self.root
         for token in pointer.split("/")[1:]:
@@ -461,15 +546,27 @@ class _Document:
                 raise ValueError("has no parent in the document")
         return value
 
+    def array(self, pointer: str) -> tuple[list[Any], int]:
+        """Return the array that a JSON Pointer refers to, and how many of its elements are complete."""
+        try:
+            array = self.resolve(pointer)
+        except ValueError:  # it is not there, or not yet
+            array = None
+        if not isinstance(array, list):
+            return [], 0
+        # A container is complete when an operation goes elsewhere.
+        last, place = f"{self.ops[-1][0]}/", f"{pointer}/{len(array) - 1}/"
+        is_open = last.startswith((place, f"{pointer}/-/")) or place.startswith(last)
+        return array, len(array) - (is_open and isinstance((array or [None])[-1], _CONTAINERS))
+
     def fold(self, op: Op) -> PatchEvent:
         """Apply a received operation and return its event."""
         path, value = op["path"], op["value"]
-        # The caller may change `op`, and the document changes what it holds: keep a third copy.
-        self.paths.append(path)
-        self.values.append(_copy(value) if isinstance(value, _CONTAINERS) else value)
         self.add(path, value)
+        # The caller may change `op`, and the document changes what it holds: keep a third copy.
+        self.ops.append((path, _copy(value) if isinstance(value, _CONTAINERS) else value))
         event = PatchEvent.__new__(PatchEvent)
-        event._op, event._document, event._count = op, self, len(self.paths)
+        event._op, event._document, event._count = op, self, len(self.ops)
         return event
 
     def at(self, count: int) -> Any:
@@ -479,10 +576,10 @@ class _Document:
             root = marshal.loads(marshal.dumps(self.root))
         except ValueError:  # an event made by hand may hold more than JSON
             root = _copy(self.root)
-        if count == len(self.paths):
+        if count == len(self.ops):
             return root
         earlier = _Document()
-        for path, value in zip(self.paths[:count], self.values, strict=False):
+        for path, value in self.ops[:count]:
             earlier.add(path, value)
         return earlier.root
 
@@ -552,39 +649,39 @@ def apply_add(doc: Any, path: str, value: Any) -> Any:
     return document.root
 
 
-# --- Parsers: framings (bytes in, records out), a reader (records in, events out), JSON text ----------------
+# --- Framings: bytes in, records out ------------------------------------------------------------------------
 
 
 class _Lines:
-    """NDJSON: a line ends at `\\n` and nowhere else, and is a record without an event type."""
+    """A line ends at `\\n` and nowhere else, and is a record without an event name."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []  # of the line that has not ended
-        self._is_object: bool | None = None  # one JSON object broken over lines: its first line tells
+        self._rest = bytearray()  # what no line has ended yet
+        self._is_one_record: bool | None = None  # the first line tells
 
     def feed(self, data: bytes) -> list[tuple[str, bytes]]:
-        self._pieces.append(data)
-        if b"\n" not in data or self._is_object:
+        self._rest += data
+        if b"\n" not in data or self._is_one_record:
             return []
-        *lines, rest = b"".join(self._pieces).split(b"\n")
-        records = [("", line) for line in lines if line.strip()]
-        if records and self._is_object is None:
-            self._is_object = records[0][1].strip() == b"{"
-            if self._is_object:
+        *lines, rest = bytes(self._rest).split(b"\n")
+        records = [("", line) for line in lines if line and not line.isspace()]
+        if records and self._is_one_record is None:
+            self._is_one_record = records[0][1].strip() in (b"{", b"[", b"[{")  # JSON broken over lines
+            if self._is_one_record:
                 return []
-        self._pieces = [rest]
+        self._rest = bytearray(rest)
         return records
 
-    def close(self) -> list[tuple[str, bytes]]:
-        return [("", b"".join(self._pieces))]
+    def finish(self) -> list[tuple[str, bytes]]:
+        return [("", bytes(self._rest))]  # the last line needs no \n
 
 
 class _ServerSentEvents:
-    """Server-sent events (HTML standard §9.2.5 and §9.2.6)."""
+    """The event streams of the HTML standard (§9.2.5 and §9.2.6)."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []  # of the event that has not ended
-        self._last, self._after_cr = b"", False  # the last byte of these; whether it was a \r
+        self._rest = bytearray()  # what no blank line has ended yet
+        self._after_cr = False
 
     def feed(self, data: bytes) -> list[tuple[str, bytes]]:
         if self._after_cr:  # the \n of a \r\n whose \r has ended a line already
@@ -592,17 +689,16 @@ class _ServerSentEvents:
         self._after_cr = data.endswith(b"\r")
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        self._pieces.append(data)
-        is_over = b"\n\n" in data or (self._last == b"\n" and data.startswith(b"\n"))
-        self._last = data[-1:] or self._last
-        if not is_over:
+        start = max(len(self._rest) - 1, 0)
+        self._rest += data
+        if self._rest.find(b"\n\n", start) < 0:
             return []
-        *events, rest = b"".join(self._pieces).split(b"\n\n")
-        self._pieces = [rest]
+        *events, rest = bytes(self._rest).split(b"\n\n")
+        self._rest = bytearray(rest)
         return self._read(events)
 
-    def close(self) -> list[tuple[str, bytes]]:
-        return self._read([b"".join(self._pieces)])  # the last event needs no blank line
+    def finish(self) -> list[tuple[str, bytes]]:
+        return self._read([bytes(self._rest)])  # the last event needs no blank line
 
     def _read(self, events: list[bytes]) -> list[tuple[str, bytes]]:
         records = []
@@ -610,129 +706,23 @@ class _ServerSentEvents:
             if event.startswith(b"event: patch\ndata: ") and event.find(b"\n", 19) < 0:  # the common one
                 records.append(("patch", event[19:]))
                 continue
-            kind, data = "", []
-            for line in event.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+            name, data = "", []
+            for line in event.split(b"\n"):
                 field, _, value = line.partition(b":")
                 if field == b"data":
                     data.append(value.removeprefix(b" "))
                 elif field == b"event":
-                    kind = value.removeprefix(b" ").decode(errors="replace")
+                    name = value.removeprefix(b" ").decode(errors="replace")
             if data:
-                records.append((kind, b"\n".join(data)))
+                records.append((name, b"\n".join(data)))
         return records
 
 
-class _Reader:
-    """Read the records of a stream, whatever framing they come in."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")  # no JSON text begins so
 
-    def __init__(self, media_type: str = "", key: str = "") -> None:
-        self.is_sse = media_type.lower().startswith("text/event-stream")
-        self.document = _Document()
-        self.text: _Text | None = None  # of a token stream or a whole completion
-        self.has_choice = False  # one of these was read, with or without text
-        self.ended = False  # an end mark was read
-        self.finish_reason: str | None = None
-        self.usage: dict[str, Any] | None = None
-        self.refusal = ""
-        self._framing = _ServerSentEvents() if self.is_sse else _Lines()
-        self._record = b""  # the one that was read last
-        self._key = key
 
-    def feed(self, data: bytes) -> Iterator[PatchEvent]:
-        """Yield the events of the records that `data` completes. A bad record raises `PatchStreamError`."""
-        return self._read(self._framing.feed(data))
-
-    def close(self) -> Iterator[PatchEvent]:
-        """Yield the events that the end completes; JSON text that stops short raises `JSONDecodeError`."""
-        yield from self._read(self._framing.close())
-        if self.text is not None:
-            # Something must say that a number is over: 12 may be the start of 123.
-            is_over = self.finish_reason == "stop" or (self.ended and not self.finish_reason)
-            yield from map(self._fold, self.text.close(is_over))
-
-    def _read(self, records: list[tuple[str, bytes]]) -> Iterator[PatchEvent]:
-        for kind, data in records:
-            if self.ended:
-                return
-            self._record = data
-            try:
-                record = from_json(data, allow_inf_nan=False)
-            except ValueError:
-                record = None
-            if kind in ("", "patch") and isinstance(record, dict) and record.get("op") == "add":
-                yield self._fold(record)
-            else:
-                yield from map(self._fold, self._read_other(kind, record))
-
-    def _fold(self, op: Op) -> PatchEvent:
-        if len(op) > 3:
-            self._note(op)
-        try:
-            return self.document.fold(op)
-        except ValueError as error:
-            self._fail(f"cannot be applied, as its path {error.__cause__ or error}")
-        except (KeyError, AttributeError):
-            self._fail("cannot be applied, as its path or value is missing")
-
-    def _read_other(self, kind: str, record: Any) -> Iterator[Op]:
-        """Yield the operations of a record that is not just one of them."""
-        data = self._record.strip()
-        self.ended = data == b"[DONE]"
-        if self.ended or not data or kind not in ("", "message", "patch", "error", "done"):
-            return
-        if record is None:
-            with contextlib.suppress(ValueError):  # not UTF-8, or not JSON
-                record = _loads(data.decode())
-        self._note(record)
-        match record:
-            case _ if kind == "error":
-                self._fail()
-            case {"error": error} if error:
-                self._fail()
-            case {"op": "add"}:
-                yield record
-            case {"choices": list() | None as choices}:
-                for choice in choices or ():
-                    yield from self._read_choice(choice)
-            case {"usage": _} | {"error": None}:
-                pass
-            case _ if kind != "done":
-                self._fail("is not a valid operation")
-        if kind == "done":
-            self.ended = record is not None  # an end mark may be cut short itself
-
-    def _read_choice(self, choice: Any) -> Iterator[Op]:
-        if not isinstance(choice, dict):
-            self._fail("is not a chat completion")
-        if choice.get("index", 0) != 0:
-            return
-        self._note(choice)
-        part = choice.get("message") or choice.get("delta") or {}
-        content = isinstance(part, dict) and (part.get("content") or "")
-        refusal = isinstance(part, dict) and (part.get("refusal") or "")
-        if not isinstance(content, str) or not isinstance(refusal, str):
-            self._fail("is not a chat completion")
-        self.refusal += refusal
-        self.has_choice = True
-        self.ended = choice.get("message") is not None
-        if content or self.ended:
-            self.text = self.text or _Text()
-            yield from self.text.feed(content)
-
-    def _note(self, record: Any) -> None:
-        """Keep the finish reason and the usage that a record reports."""
-        if isinstance(record, dict):
-            reason, usage = record.get("finish_reason"), record.get("usage")
-            self.finish_reason = reason if reason and isinstance(reason, str) else self.finish_reason
-            self.usage = usage if isinstance(usage, dict) else self.usage
-
-    def _fail(self, what: str | None = None) -> NoReturn:
-        """Raise for the record that was read last. Without `what` it is an error that the server reports."""
-        record = _redact(self._record.decode(errors="replace"), self._key)
-        if record.lstrip()[:5].lower() in _WEB_PAGE:
-            what = "is a web page: base_url is probably wrong"
-        message = what and f"the stream has a record that {what}: {_shorten(record)}"
-        raise PatchStreamError(message, body=record)
+# --- JSON text in pieces: an incremental parser -------------------------------------------------------------
 
 
 class _Text:
@@ -750,18 +740,14 @@ class _Text:
     _cut = re.compile(r"(?:\\(?:u[0-9A-Fa-f]{0,3})?)?")  # nothing, or an escape that is not all there
 
     def __init__(self) -> None:
-        self.pieces: list[str] = []  # all that was fed
-        self._length = 0  # of these
+        self.is_bad = False  # not JSON, or, once it is finished, not all of it
         self._text, self._pos = "", 0  # what is being read, and how far that is
-        self._ended = self._is_over = False  # there is no more text, and its end ends a number
-        self._error: json.JSONDecodeError | None = None
+        self._finished = self._ends_number = False  # there is no more text, and its end ends a number
         self._ops = self._read_document()
 
     def feed(self, text: str) -> Iterator[Op]:
-        """Yield the operations that `text` completes. Once text was not JSON, the rest is only kept."""
-        self.pieces.append(text)
-        self._length += len(text)
-        if self._error is not None:
+        """Yield the operations that `text` completes; none once it is bad."""
+        if self.is_bad:
             return
         self._text, self._pos = self._text[self._pos :] + text, 0
         try:
@@ -769,74 +755,72 @@ class _Text:
                 if op is None:
                     return
                 yield op
-        except json.JSONDecodeError as error:
-            self._error = error
+        except ValueError:
+            self.is_bad = True
 
-    def close(self, is_over: bool) -> Iterator[Op]:
-        """Yield the operation of a root number that `is_over`; bad text raises `JSONDecodeError`."""
-        self._ended, self._is_over = True, is_over
-        yield from self.feed("")
-        if self._error is not None:
-            raise json.JSONDecodeError(self._error.msg, "".join(self.pieces), self._error.pos)
+    def finish(self, ends_number: bool) -> Iterator[Op]:
+        """Yield the operation of a root number, if the end of the text ends it: 12 may be a part of 123."""
+        self._finished, self._ends_number = True, ends_number
+        return self.feed("")
 
     def _read_document(self) -> Generator[Op | None, None, None]:
         yield from self._read_value("", 0)
-        if (yield from self._peek()):
-            self._fail("Extra data")
+        self._expect((yield from self._peek()), "")
+
+    def _expect(self, found: str, *wanted: str) -> None:
+        if found not in wanted:
+            raise ValueError
 
     def _read_value(self, path: str, depth: int) -> Generator[Op | None, None, None]:
         char = yield from self._peek()
+        if depth > _MAX_DEPTH:
+            raise ValueError
         if char in ("{", "["):
-            if depth == _MAX_DEPTH:
-                self._fail(f"Nested deeper than {_MAX_DEPTH} levels")
             yield {"op": "add", "path": path, "value": {} if char == "{" else []}
             yield from self._read_members(path, depth + 1, "}" if char == "{" else "]")
             return
         value = yield from self._read_string() if char == '"' else self._read_word()
         yield {"op": "add", "path": path, "value": value}
 
-    def _read_members(self, path: str, depth: int, close: str) -> Generator[Op | None, None, None]:
+    def _read_members(self, path: str, depth: int, closing: str) -> Generator[Op | None, None, None]:
         index, char = 0, ","
         self._pos += 1
-        if (yield from self._peek()) == close:
+        if (yield from self._peek()) == closing:
             self._pos += 1
             return
-        while char != close:
+        while char != closing:
             key = str(index)
-            if close == "}":
-                if (yield from self._peek()) != '"':
-                    self._fail("Expecting property name enclosed in double quotes")
+            if closing == "}":
+                self._expect((yield from self._peek()), '"')
                 key = _escape((yield from self._read_string()))
-                if (yield from self._peek()) != ":":
-                    self._fail("Expecting ':' delimiter")
+                self._expect((yield from self._peek()), ":")
                 self._pos += 1
             yield from self._read_value(f"{path}/{key}", depth)
             char = yield from self._peek()
-            if char not in (",", close):
-                self._fail(f"Expecting ',' or '{close}'")
+            self._expect(char, ",", closing)
             self._pos += 1
             index += 1
 
     def _read_string(self) -> Generator[None, None, str]:
         self._pos += 1
         text = yield from self._take(self._chars)
-        if not self._text.startswith('"', self._pos):
-            self._fail("Unterminated string, or an invalid escape or control character in it")
+        self._expect(self._text[self._pos : self._pos + 1], '"')
         self._pos += 1
         return _loads(f'"{text}"') if "\\" in text else text
 
     def _read_word(self) -> Generator[None, None, Any]:
         """Read a number or a literal."""
         word = yield from self._take(self._word_chars)
-        if not self._word.fullmatch(word):
-            self._fail("Expecting value", len(word))
-        if self._pos == len(self._text) and word[-1].isdigit() and not self._is_over:
-            self._fail("Unterminated number")
+        is_cut = self._pos == len(self._text) and word[-1:].isdigit() and not self._ends_number
+        if is_cut or not self._word.fullmatch(word):
+            raise ValueError
         return _loads(word)
 
     def _peek(self) -> Generator[None, None, str]:
         """Return the next character that is not white space, `""` at the end of the text."""
-        while (char := self._text[self._pos : self._pos + 1]) in self._spaces and (char or not self._ended):
+        while (char := self._text[self._pos : self._pos + 1]) in self._spaces:
+            if not char and self._finished:
+                break
             if not char:
                 yield None
             self._pos += len(char)
@@ -849,56 +833,350 @@ class _Text:
             match = pattern.match(self._text, self._pos)
             pieces.append(match.group())  # type: ignore[union-attr]
             self._pos += len(pieces[-1])
-            if self._ended or not self._cut.fullmatch(self._text, self._pos):
+            if self._finished or not self._cut.fullmatch(self._text, self._pos):
                 return "".join(pieces)
             yield None
 
-    def _fail(self, message: str, back: int = 0) -> NoReturn:
-        raise json.JSONDecodeError(message, "", self._length - len(self._text) + self._pos - back)
+
+# --- Answer: records in; events, completeness and the value out ---------------------------------------------
+
+_Fault = json.JSONDecodeError | pydantic.ValidationError
+# Where a text or a call may stand in place of the content.
+_ELSEWHERE = ("reasoning_content", "reasoning", "tool_calls", "function_call")
+
+
+def _content(part: dict[str, Any]) -> str:
+    """Return the text of a message or a delta: its content is text, or a list of parts."""
+    content = part.get("content") or ""
+    if isinstance(content, list):
+        content = "".join(each.get("text") or "" for each in content if each.get("type") == "text")
+    if not isinstance(content, str):
+        raise TypeError
+    return content
+
+
+def _reports_error(record: Any) -> bool:
+    """Return whether an error stands in a record, in its choice, or in one of an array of records."""
+    if isinstance(record, list):
+        return any(map(_reports_error, record))
+    if not isinstance(record, dict):
+        return False
+    is_error = bool(record.get("error")) or record.get("object") == "error"
+    return is_error or _reports_error(record.get("choices"))
+
+
+class _Answer:
+    """What a server answers: reads its records, makes events of them, and judges what they are worth."""
+
+    def __init__(self, model: str, wanted: _OutputType, redact: Callable[[str], str]) -> None:
+        self.model, self.wanted, self._redact = model, wanted, redact
+        self.completion: ChatCompletion | None = None
+        self.document = _Document()
+        self.expects_text = False  # a token stream was asked for, or a choice was read
+        self.has_end_mark = False
+        self.is_abandoned = False  # the caller wants no more of it
+        self.finish_reason: str | None = None
+        self.usage: dict[str, Any] | None = None
+        self._start = b""  # what came before the framing was known
+        self._framing: _Lines | _ServerSentEvents | None = None
+        self._record = b""  # the one that was read last
+        self._pieces: list[str] = []  # of the text
+        self._text = _Text()
+        self._refusal = ""
+        self._elsewhere: dict[str, None] = {}  # the other fields in which something stood
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a token stream or a completion, not operations."""
+        return bool(self._pieces) or (self.expects_text and not self.document.ops)
+
+    @property
+    def raw_output(self) -> str:
+        """The JSON text received so far. For operations it is made from the document."""
+        if self.is_text:
+            return "".join(self._pieces)
+        return _encode(self.document.root) if self.document.ops else ""
+
+    def feed(self, data: bytes) -> Iterator[PatchEvent]:
+        """Yield the events of the records that `data` completes. A bad record raises `PatchStreamError`."""
+        if self._framing is None:  # the start of the first line tells it
+            data = self._start = (self._start + data).lstrip().removeprefix(_BYTE_ORDER_MARK).lstrip()
+            if data.startswith(_EVENT_STARTS):
+                self._framing = _ServerSentEvents()
+            elif not any(each.startswith(data) for each in (*_EVENT_STARTS, _BYTE_ORDER_MARK)):
+                self._framing = _Lines()
+        return self._read(self._framing.feed(data) if self._framing else [])
+
+    def finish(self) -> Iterator[PatchEvent]:
+        """Yield the events that the end of the response completes. An answer that was cut short raises."""
+        if self._framing is None and self._start:  # less than the name of a field
+            self._framing = _Lines()
+            self._framing.feed(self._start)
+        yield from self._read(self._framing.finish() if self._framing else [])
+        if self.is_text:
+            yield from map(self._fold, self._text.finish(self._has_stopped))
+            if self._text.is_bad:
+                raise self._invalid(None, self.raw_output)
+        elif not self.has_end_mark and not isinstance(self._framing, _Lines):
+            what = "ended without its end mark: the answer may be cut short" if self._framing else "is empty"
+            raise PatchStreamError(f"the stream {what}", body=self._redact(self.raw_output))
+        self.has_end_mark = True  # lines have no other than the end of the response
+
+    def _read(self, records: list[tuple[str, bytes]]) -> Iterator[PatchEvent]:
+        for name, data in records:
+            if self.has_end_mark or self.is_abandoned:
+                return
+            self._record = data
+            try:
+                record = from_json(data, allow_inf_nan=False)
+            except ValueError:
+                record = None
+            if name in ("", "patch") and isinstance(record, dict) and record.get("op") == "add":
+                yield self._fold(record)
+            else:
+                for op in self._read_other(name, data.strip(), record):
+                    if self.is_abandoned:
+                        return
+                    yield self._fold(op)
+
+    def _fold(self, op: Op) -> PatchEvent:
+        if len(op) > 3:
+            self._note(op)
+        try:
+            return self.document.fold(op)
+        except ValueError as error:
+            self._fail(f"cannot be applied, as its path {error.__cause__ or error}")
+        except (KeyError, AttributeError):
+            self._fail("cannot be applied, as its path or value is missing")
+
+    def _read_other(self, name: str, data: bytes, record: Any) -> Iterator[Op]:
+        """Yield the operations of a record that is not just one of them."""
+        if data == b"[DONE]":
+            self.has_end_mark = True
+            return
+        if record is None and data not in (b"", b"null"):
+            try:
+                record = _loads(data.decode())
+            except ValueError:  # not UTF-8, or not JSON
+                if name in ("", "message", "patch"):
+                    self._fail("is not JSON")
+                data = b""
+        if name == "error" or _reports_error(record):
+            self._fail()
+        if name == "done" and data:
+            self.has_end_mark = True
+        if isinstance(record, dict):
+            self._note(record)
+            if "op" not in record:
+                yield from self._text.feed(self._read_chat(record))
+            elif record["op"] == "add":
+                yield record
+            else:
+                self._fail("is not an `add` operation")
+        elif record is not None and name != "done":
+            self._fail("is not a JSON object")
+
+    def _read_chat(self, record: dict[str, Any]) -> str:
+        """Keep what a chunk or a completion tells, and return its piece of the text."""
+        try:
+            for choice in record.get("choices") or ():
+                if choice.get("index") in (0, None):
+                    self._note(choice)
+                    return self._read_parts(choice, choice.get("delta"), choice.get("message"))
+        except (AttributeError, TypeError):  # something in it is no object, or no text
+            self._fail("is not a chat completion")
+        return ""
+
+    def _read_parts(self, choice: dict[str, Any], delta: Any, message: Any) -> str:
+        self.expects_text = True
+        part = delta or {}
+        if message is not None:  # beside a delta, or after text, it repeats what the deltas bring
+            self.has_end_mark = self.has_end_mark or delta is None
+            is_empty = delta is None or (choice.get("finish_reason") and not _content(delta))
+            part = message if is_empty and not self._pieces else part
+        self._elsewhere |= dict.fromkeys(field for field in _ELSEWHERE if part.get(field))
+        self._refusal += part.get("refusal") or ""
+        if piece := _content(part):
+            self._pieces.append(piece)
+        return piece
+
+    def _note(self, told: dict[str, Any]) -> None:
+        """Keep the finish reason and the usage that a record or a choice tells."""
+        reason, usage = told.get("finish_reason"), told.get("usage")
+        self.finish_reason = reason if reason and isinstance(reason, str) else self.finish_reason
+        self.usage = usage if isinstance(usage, dict) else self.usage
+
+    def _fail(self, what: str | None = None) -> NoReturn:
+        """Raise for the record that was read last. Without `what` it is an error that the server reports."""
+        record = self._redact(self._record.decode(errors="replace"))
+        message = what and f"the stream has a record that {what}: {_shorten(record)}"
+        if _is_web_page(record):
+            message = f"{message}; {_WRONG_URL}"
+        raise PatchStreamError(message, body=record)
+
+    def read_completion(self, completion: Any) -> Any:
+        """Return the value of a whole completion, as the SDK returns it."""
+        self.completion = completion if isinstance(completion, ChatCompletion) else None
+        record = completion[0] if isinstance(completion, list) and completion else completion
+        record = record.model_dump(warnings=False) if isinstance(record, pydantic.BaseModel) else record
+        self.has_end_mark = True
+        if not isinstance(record, dict):
+            raise self.no_completion(record if isinstance(record, str) else "")
+        with contextlib.suppress(PatchStreamError):  # it is not a chat completion
+            self._read_chat(record)
+        if _reports_error(record) or not self._pieces:
+            self._record = _encode(record).encode()
+            raise self._invalid(None, self.raw_output, reported=True)
+        return self.value()
+
+    def no_completion(self, text: str) -> InvalidOutputError:
+        """Return the error for a response that is not a chat completion."""
+        return self._invalid(json.JSONDecodeError("Expecting a chat completion", text, 0), text)
+
+    def check(self) -> str:
+        """Return the JSON text of the answer if it is whole, and raise otherwise."""
+        text = self.raw_output
+        # JSON text ends by itself, but for a number at its root.
+        if not self._has_stopped and (text[-1:].isdigit() or not self.is_text):
+            raise self._invalid(None, text)
+        return text
+
+    def value(self) -> Any:
+        """Return the value of the wanted type."""
+        return self.validate(self.check(), self.wanted)
+
+    @property
+    def _has_stopped(self) -> bool:
+        """Whether the server says that the model came to its end."""
+        return self.finish_reason == "stop" or (self.has_end_mark and not self.finish_reason)
+
+    def validate(self, text: str, wanted: _OutputType, place: str = "") -> Any:
+        """Return the value of a type that JSON text, or that of an element, stands for."""
+        try:
+            if "NaN" in text or "Infinity" in text:  # outside of strings Pydantic takes them, JSON does not
+                _loads(text)
+            return wanted.validate(text)
+        except (json.JSONDecodeError, pydantic.ValidationError) as error:
+            raise self._invalid(error, text, wanted.name, place) from error
+
+    def _invalid(
+        self, error: _Fault | None, text: str, wanted: str = "", place: str = "", reported: bool = False
+    ) -> InvalidOutputError:
+        """Return the error for text that is not a value of the wanted type, with what to do about it."""
+        fault = error or json.JSONDecodeError("The output stops short", text, len(text))
+        try:
+            _loads(text)
+        except json.JSONDecodeError as not_json:  # Pydantic would call it a ValidationError
+            fault = not_json
+        wanted = f"valid {wanted or self.wanted.name}{place and f' at {place}'}"
+        message = f"{self.model} did not return a {wanted}: {'; '.join(self._diagnosis(fault, text))}"
+        if reported or not text:  # an error may stand in the place of the model's text
+            said = self._redact(_server_message(self._record.decode(errors="replace")))
+            message = f"{said} (said the server; {self.model} did not return a {wanted})" if said else message
+        told = {"model": self.model, "finish_reason": self.finish_reason, "completion": self.completion}
+        return InvalidOutputError(message, raw_output=text, original_error=fault, **told)  # type: ignore[arg-type]
+
+    def _diagnosis(self, fault: _Fault, text: str) -> Iterator[str]:
+        is_cut = self.finish_reason == "length" and isinstance(fault, json.JSONDecodeError)
+        fields = " and ".join(self._elsewhere)
+        if self._refusal:
+            yield f"the model refused: {self._refusal!r}"
+        elif _is_web_page(text):
+            yield _WRONG_URL
+        elif isinstance(fault, pydantic.ValidationError):
+            first = fault.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the root"
+            yield f"{first['msg']} (at {place}: {_show(first['input'])})"
+        elif not text and (fields or not is_cut):
+            yield f"it sent no content{fields and f', but {fields}'}"
+        elif not is_cut:
+            yield str(fault)
+            is_prose = fault.msg.startswith("Expecting") and not text[: fault.pos].strip()
+            if is_prose and self.expects_text and self.finish_reason in (None, "stop"):
+                yield "the engine may not know response_format json_schema"
+        if is_cut:
+            yield "the output is truncated (finish reason 'length'): raise max_tokens"
+        elif self.finish_reason == "content_filter":
+            yield "the answer was cut by a content filter (finish reason 'content_filter')"
+        elif self.finish_reason not in (None, "stop"):
+            yield f"finish reason {self.finish_reason!r}"
 
 
 # --- Clients: what both share, then streams, then the two ---------------------------------------------------
 
-_SAMPLING = ("temperature", "max_tokens", "seed")
-_BASE_URL = "https://api.dottxt.ai/v1"
 _ANYTHING = pydantic.TypeAdapter(Any)
 _NOT_GIVEN = (type(None), openai.NotGiven, openai._types.Omit)
 # For streams: server-sent events have an end mark, and compressing proxies hold events back.
 _HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
-
-
-def _checked_key(api_key: Any) -> Any:
-    """Return the key to send, or the SDK's callable that gives it."""
-    if callable(api_key):
-        return api_key
-    key = (os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key).strip()
-    if not key:
-        raise ValueError("no API key: pass DotTxt(api_key=...) or set DOTTXT_API_KEY in the environment")
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError("the API key contains characters that an HTTP header cannot carry")
-    return key
+_REFUSALS = (400, 406, 422)  # of patch mode, in words of each engine's own
+_NOT_HERE = "messages= and stream= are not arguments here: use input=, and stream() or generate() as it suits"
 
 
 class _Gateway:
-    """Sets an SDK client up for the .txt gateway: a mixin that stands before the SDK's class."""
+    """What keeps an SDK client to the .txt gateway: a mixin that stands before the SDK's class."""
 
-    def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
-        url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip() or _BASE_URL
+    @staticmethod
+    def _checked_key(api_key: Any) -> Any:
+        """Return the key to send, or the SDK's callable that gives it."""
+        if callable(api_key):
+            return api_key
+        key = (os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key).strip()
+        if not key:
+            raise ValueError("no API key: pass DotTxt(api_key=...) or set DOTTXT_API_KEY in the environment")
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("the API key contains characters that an HTTP header cannot carry")
+        return key
+
+    @staticmethod
+    def _checked_url(base_url: Any) -> str:
+        url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip()
+        url = url or "https://api.dottxt.ai/v1"
         if not url.lower().startswith(("http://", "https://")):
             raise ValueError(f"base_url must start with http:// or https://: {_show(url)} does not")
-        super().__init__(api_key=_checked_key(api_key), base_url=url.rstrip("/"), **client_kwargs)  # type: ignore[call-arg]
-        # The SDK has filled these from OpenAI's own environment variables; only what the caller gave stays.
+        return url.rstrip("/")
+
+    def _forget_openai(self, client_kwargs: dict[str, Any]) -> None:
+        """Drop what the SDK has read from OpenAI's own environment variables; what the caller gave stays."""
         for name in ("organization", "project", "admin_api_key", "webhook_secret"):
             setattr(self, name, client_kwargs.get(name))
         self._custom_headers: Mapping[str, str] = dict(client_kwargs.get("default_headers") or {})
         self._token_models: set[tuple[str, str]] = set()  # (base URL, model) of engines without patch mode
+
+    def _redact(self, text: str) -> str:
+        return _redact(text, self.api_key)  # type: ignore[attr-defined]
+
+    def _request(
+        self, model: Any, input: Any, wanted: Any, options: Fields
+    ) -> tuple[_Answer, dict[str, Any]]:
+        """Check a call's arguments; return its answer, not read yet, and the arguments of `create`."""
+        if "messages" in options or options.get("stream"):
+            raise TypeError(_NOT_HERE)
+        if not isinstance(model, str):
+            raise TypeError(f"model must be a str, not {type(model).__name__}")
+        if not isinstance(input, (str, list)):
+            raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
+        output_type = _output_type(wanted)
+        messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
+        response_format = {"type": "json_schema", "json_schema": output_type.request()}
+        sampling = ("temperature", "max_tokens", "seed")
+        options = {
+            name: value for name, value in options.items() if value is not None or name not in sampling
+        }
+        request = {"model": model, "messages": messages, "response_format": response_format, **options}
+        return _Answer(model, output_type, self._redact), request
+
+    def _add_note(self, error: openai.OpenAIError) -> None:
+        if (hint := _hint(error)) and sys.version_info >= (3, 11):
+            error.add_note(hint)
 
     if not typing.TYPE_CHECKING:  # checkers keep the SDK's signatures
 
         def copy(self, **options: Any) -> Any:
             """Like the SDK's `copy`, but a blank key is a `ValueError`."""
             if options.get("api_key") is not None:  # the SDK would ignore a blank one
-                options["api_key"] = _checked_key(options["api_key"])
+                options["api_key"] = self._checked_key(options["api_key"])
+            if not str(options.get("base_url") or "").strip():
+                options["base_url"] = None  # the client's own
             client = super().copy(**options)
             client._token_models = self._token_models
             return client
@@ -906,128 +1184,25 @@ class _Gateway:
         with_options = copy
 
 
-def _request(model: Any, input: Any, response_format: object, **options: Any) -> dict[str, Any]:
-    """Return the keyword arguments of `chat.completions.create`."""
-    if options.get("stream"):
-        raise TypeError("stream= is not an argument here: use client.stream(...)")
-    if "messages" in options:
-        raise TypeError("messages= is not an argument here: use input=, a str or a list of message dicts")
-    if not isinstance(model, str):
-        raise TypeError(f"model must be a str, not {type(model).__name__}")
-    if not isinstance(input, (str, list)):
-        raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
-    messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
-    try:
-        schema = {"name": "response", "schema": _schema(response_format)}
-    except InvalidSchemaError as error:  # a user's traceback shows as little of this module as possible
-        raise error.with_traceback(None) from error.__cause__
-    options = {name: value for name, value in options.items() if value is not None or name not in _SAMPLING}
-    wrapped = {"type": "json_schema", "json_schema": schema}
-    return {"model": model, "messages": messages, "response_format": wrapped, **options}
-
-
-def _add_hint(error: openai.APIStatusError) -> None:
-    if error.status_code in _HINTS and sys.version_info >= (3, 11):
-        error.add_note(_HINTS[error.status_code].removeprefix(": "))
-
-
-class _Output(typing.NamedTuple):
-    """What a model sent, and the type that was asked for."""
-
-    model: str
-    response_format: Any
-    text: str
-    finish_reason: str | None = None
-    refusal: str | None = None
-
-    @classmethod
-    def of(cls, model: str, response_format: object, completion: Any) -> _Output:
-        """Return what a completion contains. The SDK does not check it: it may be a proxy's HTML page."""
-        choices = getattr(completion, "choices", None)
-        if not isinstance(choices, list) or not choices:
-            text = completion if isinstance(completion, str) else ""
-            said = _error_message(_to_text({"error": getattr(completion, "error", None)}))
-            error = json.JSONDecodeError(said or "Expecting a chat completion with choices", text, 0)
-            raise cls(model, response_format, text).invalid(error)
-        message = getattr(choices[0], "message", None)
-        content, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
-        text = content if isinstance(content, str) else ""
-        return cls(model, response_format, text, getattr(choices[0], "finish_reason", None) or None, refusal)
-
-    def value(self, *, delimits_itself: bool = True) -> Any:
-        """Return the value of the requested type. JSON text delimits itself unless a number ends it."""
-        text, wanted = self.text, self.response_format
-        validate: Callable[[str], Any] = _loads
-        if isinstance(wanted, pydantic.TypeAdapter):
-            validate = wanted.validate_json
-        elif _is_class(wanted) and issubclass(wanted, pydantic.BaseModel):
-            validate = wanted.model_validate_json
-        try:
-            if self.finish_reason not in ("stop", None) and (text[-1:].isdigit() or not delimits_itself):
-                raise json.JSONDecodeError("The output stops short", text, len(text))
-            if "NaN" in text or "Infinity" in text:  # outside of strings Pydantic takes them, JSON does not
-                _loads(text)
-            return validate(text)
-        except (json.JSONDecodeError, pydantic.ValidationError) as error:
-            # Without its traceback, so that the user's shows as little of this module as possible.
-            raise self.invalid(error) from error.with_traceback(None)
-
-    def invalid(self, error: ValueError) -> InvalidOutputError:
-        """Return the error for output that is not of the requested type, with what to do about it."""
-        text, start = self.text, self.text.lstrip()
-        if not isinstance(error, (json.JSONDecodeError, pydantic.ValidationError)):
-            error = json.JSONDecodeError(str(error), text, 0)
-        fault: json.JSONDecodeError | pydantic.ValidationError = error
-        try:
-            _loads(text)
-        except json.JSONDecodeError as not_json:
-            fault = not_json if text or isinstance(error, pydantic.ValidationError) else error
-        if start[:5].lower() in _WEB_PAGE:
-            reason = "the response is a web page: base_url is probably wrong"
-        elif self.refusal:
-            reason = f"the model refused: {self.refusal!r}"
-        elif isinstance(fault, pydantic.ValidationError):
-            first = fault.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the root"
-            reason = f"{first['msg']} (at {place}: {_show(first['input'])})"
-        else:
-            reason = str(fault) if text else f"it sent no content ({fault.msg})"
-            if text and fault.msg.startswith("Expecting") and fault.pos <= len(text) - len(start):
-                reason += "; the engine may not know response_format json_schema"
-        if isinstance(fault, json.JSONDecodeError) and self.finish_reason == "length":
-            reason += "; the output is truncated (finish reason 'length'): raise max_tokens"
-        message = f"{self.model} did not return a valid {self.type_name}: {reason}"
-        return InvalidOutputError(
-            message, model=self.model, raw_output=text, finish_reason=self.finish_reason, original_error=error
-        )
-
-    @property
-    def type_name(self) -> str:
-        """The requested type, for a message."""
-        wanted = self.response_format
-        if isinstance(wanted, (str, dict)):
-            return "instance of the JSON Schema"
-        if typing.get_origin(wanted) is not None or isinstance(wanted, pydantic.TypeAdapter):
-            return _show(wanted)
-        return str((wanted if _is_class(wanted) else type(wanted)).__name__)
-
-
 class _Exchange:
-    """A stream without its I/O: the request, what the response means, and the result."""
+    """One streamed request: sends it, asks for tokens where patches are refused, and reads the response."""
 
     def __init__(self, client: Any, model: str, input: Any, wanted: Any, extra: Any, options: Any) -> None:
         apart = ("extra_headers", "extra_query", "timeout", "extra_body")
         headers, query, timeout, extra_body = (options.pop(name, None) for name in apart)
-        known = inspect.unwrap(client.chat.completions.create).__kwdefaults__  # none where a tracer hides it
+        # A tracer may put another callable object in the place of the method.
+        known = getattr(inspect.unwrap(client.chat.completions.create), "__kwdefaults__", None)
         if known and (unknown := options.keys() - known - {"messages"}):
             raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}: see extra=")
-        body = _request(model, input, wanted)
-        for fields in filter(None, (options, extra, extra_body)):
-            for name, value in fields.items():
-                if name in (*apart, "stream", "messages", "input"):
-                    raise TypeError(f"{name} cannot be set here: stream() takes input=, timeout=, extra_…=")
-                if isinstance(value, _NOT_GIVEN):
-                    continue
+        answer, body = client._request(model, input, wanted, {})
+        for name, value in [
+            item for fields in (options, extra, extra_body) for item in (fields or {}).items()
+        ]:
+            if name in ("messages", "stream"):
+                raise TypeError(_NOT_HERE)
+            if name in (*apart, "input"):
+                raise TypeError(f"{name} is not a field of the body: stream() has an argument {name}=")
+            if not isinstance(value, _NOT_GIVEN):
                 if name in body:
                     raise TypeError(f"{name} is given twice")
                 body[name] = value
@@ -1038,95 +1213,81 @@ class _Exchange:
         headers = {**headers, **dict.fromkeys(replaced, openai._types.Omit()), **_HEADERS}
         given = {"headers": headers, "params": query, "timeout": timeout}
         self.options = {name: value for name, value in given.items() if value is not None}
-        self.client, self.model, self.response_format = client, model, wanted
+        self.client, self.answer = client, typing.cast(_Answer, answer)
         self.server = (str(client.base_url), model)
-        self.patch = self.server not in client._token_models  # whether to ask for patch mode
-        self.reader = _Reader()
+        self.asks_for_patches = self.server not in client._token_models
         self.response: Any = None
-        self.closed = False
+        self.is_cancelled = False  # a wait for an event was
         # What `result` raises; `None` once the stream has ended well.
-        self.error: Exception | None = RuntimeError("the stream was closed before its end: it has no result")
+        what = "the stream was closed, or a wait for it was cancelled, before its end: it has no result"
+        self.error: Exception | None = RuntimeError(what)
 
     def send(self, stream_class: Any) -> Any:
         """Return the SDK's stream object, whose response nobody has read yet."""
         # Not by `chat.completions.create`: a tracer that wraps it may read the whole response first.
-        body = {**self.body, "stream": "patch" if self.patch else True}
+        body = {**self.body, "stream": "patch" if self.asks_for_patches else True}
         how = {"cast_to": object, "stream": True, "stream_cls": stream_class[object]}
         return self.client.post("/chat/completions", body=body, options=self.options, **how)
 
     def refused(self, error: openai.APIStatusError) -> None:
         """Return if the request must be sent again, for a token stream this time; raise otherwise."""
-        # The engine says that `stream` must be a boolean. No brace in between: some quote the request.
-        words = r"(?i)\bstream\b[^{}]{0,200}bool|bool[^{}]{0,200}\bstream\b"
-        text = re.sub(r"\\+[nrt]", " ", error.response.text)  # line breaks are escaped in JSON
-        if not (self.patch and error.status_code in (400, 422, 500) and re.search(words, text)):
-            body = _redact(error.response.text, self.client.api_key)
-            raise PatchStreamError(status_code=error.status_code, body=body) from error.with_traceback(None)
-        self.patch = False
+        status, text = error.status_code, error.response.text
+        if self.asks_for_patches and (status in _REFUSALS or (status == 500 and "bool" in text.lower())):
+            self.asks_for_patches = False
+            return
+        self.response = error.response
+        raise PatchStreamError(status_code=status, body=self.client._redact(text)) from error
 
     def open(self) -> None:
         """Prepare to read the response. Unless its status is 200, its body has been read."""
-        status, key = self.response.status_code, self.client.api_key
-        if status != 200:
-            raise PatchStreamError(status_code=status, body=_redact(self.response.text, key))
-        self.reader = _Reader(self.response.headers.get("content-type", ""), key)
-        if not self.patch:
+        if (status := self.response.status_code) != 200:
+            raise PatchStreamError(status_code=status, body=self.client._redact(self.response.text))
+        if not self.asks_for_patches:
+            self.answer.expects_text = True
             self.client._token_models.add(self.server)
 
     @property
-    def is_over(self) -> bool:
+    def is_read(self) -> bool:
         """Whether to close the response now. A patch stream is read on, to reuse its connection."""
         # Engines that send tokens may announce that they keep a connection, and close it all the same.
-        return self.closed or (self.reader.ended and (self.reader.has_choice or not self.patch))
+        return self.answer.is_abandoned or (self.answer.has_end_mark and self.answer.is_text)
 
-    def end(self) -> Iterator[PatchEvent]:
-        """Yield the events that the end of the response completes. An end that came too soon raises."""
-        reader = self.reader
-        if self.closed:
+    def finish(self) -> Iterator[PatchEvent]:
+        """Yield the events that the end of the response completes."""
+        if self.answer.is_abandoned:
             return
         try:
-            yield from reader.close()
-            if (reader.has_choice or not self.patch) and reader.text is None and not reader.document.paths:
-                raise json.JSONDecodeError("Expecting value", "", 0)
-        except json.JSONDecodeError as error:
-            raise self.output.invalid(error) from error.with_traceback(None)
+            yield from self.answer.finish()
         finally:
-            if reader.text is not None:
+            if self.answer.is_text and self.answer.raw_output:
                 self.client._token_models.add(self.server)
-        if reader.text is None and reader.is_sse and not reader.ended:
-            what = "the stream ended without its end mark: the answer may be cut short"
-            raise PatchStreamError(what, body=_redact(self.output.text, self.client.api_key))
         self.error = None
 
-    def failed(self, error: Exception) -> None:
-        """Raise the error that the caller should see, or none if all that matters had arrived."""
-        cause = error.__cause__
-        if not isinstance(error, openai.OpenAIError):
-            if self.closed or self.reader.ended:
-                self.error = self.error if self.closed else None
+    def failed(self, error: BaseException) -> None:
+        """Raise what the caller should see of an error; return if all that matters had arrived."""
+        if not isinstance(error, Exception):
+            self.is_cancelled = not isinstance(error, GeneratorExit)
+            raise
+        names = {base.__name__ for base in type(error).__mro__}
+        shown = error
+        if not names.isdisjoint(("RequestError", "StreamError")):  # of httpx, httpx2 or another transport
+            if self.answer.is_abandoned or self.answer.has_end_mark:
+                self.error = self.error if self.answer.is_abandoned else None
                 return
-            if request := getattr(self.response or error, "request", None):
-                # The transport is httpx, httpx2 or the caller's own: a timeout is known by its name.
-                timed_out = any(base.__name__ == "TimeoutException" for base in type(error).__mro__)
-                kind = openai.APITimeoutError if timed_out else openai.APIConnectionError
-                cause, error = error, kind(request=request)
-        self.error = error
-        raise error.with_traceback(None) from cause
+            kind = openai.APITimeoutError if "TimeoutException" in names else openai.APIConnectionError
+            request: Any = getattr(self.response or error, "request", None)  # of the body of an error, too
+            shown = kind(request=request)
+            shown.__cause__ = error
+        if isinstance(shown, openai.APIConnectionError):
+            shown.args = (f"{str(shown).rstrip('.')}: {_hint(shown)}",)
+        self.error = shown
+        raise shown
 
-    @property
-    def output(self) -> _Output:
-        """What has been received."""
-        reader = self.reader
-        text = _to_text(reader.document.root) if reader.document.paths else ""
-        if reader.text is not None:
-            text = "".join(reader.text.pieces)
-        return _Output(self.model, self.response_format, text, reader.finish_reason, reader.refusal)
-
-    def result(self) -> Any:
-        """Return what `generate` would have returned, once all events have been read."""
+    def check(self) -> None:
+        """Raise unless the stream has ended well and its answer is whole."""
         if self.error is not None:
-            raise self.error.with_traceback(None)
-        return self.output.value(delimits_itself=self.reader.text is not None)
+            raise self.error
+        self.answer.check()
 
     # These must not refer to the stream object: when it is dropped, they are closed, and the response too.
     def events(self) -> Generator[PatchEvent, None, None]:
@@ -1136,47 +1297,41 @@ class _Exchange:
                     self.response = self.send(openai.Stream).response
                 except openai.APIStatusError as error:
                     self.refused(error)
-            if self.response.status_code != 200:
-                self.response.read()
-            self.open()
-            for chunk in self.response.iter_bytes():
-                yield from self.reader.feed(chunk)
-                if self.is_over:
-                    break
-            yield from self.end()
-        except Exception as error:
+            with contextlib.closing(self.response), contextlib.closing(self.response.iter_bytes()) as chunks:
+                if self.response.status_code != 200:
+                    self.response.read()
+                self.open()
+                for chunk in chunks:
+                    yield from self.answer.feed(bytes(chunk))
+                    if self.is_read:
+                        break
+                yield from self.finish()
+        except BaseException as error:
             self.failed(error)
-        finally:
-            if self.response is not None:
-                self.response.close()
 
     async def async_events(self) -> AsyncGenerator[PatchEvent, None]:
-        chunks: Any = None
         try:
             while self.response is None:
                 try:
                     self.response = (await self.send(openai.AsyncStream)).response
                 except openai.APIStatusError as error:
                     self.refused(error)
-            if self.response.status_code != 200:
-                await self.response.aread()
-            self.open()
-            chunks = self.response.aiter_bytes()
-            async for chunk in chunks:
-                for event in self.reader.feed(chunk):
+            async with (
+                contextlib.aclosing(self.response),
+                contextlib.aclosing(self.response.aiter_bytes()) as chunks,
+            ):
+                if self.response.status_code != 200:
+                    await self.response.aread()
+                self.open()
+                async for chunk in chunks:
+                    for event in self.answer.feed(bytes(chunk)):
+                        yield event
+                    if self.is_read:
+                        break
+                for event in self.finish():
                     yield event
-                if self.is_over:
-                    break
-            for event in self.end():
-                yield event
-        except Exception as error:
+        except BaseException as error:
             self.failed(error)
-        finally:
-            if self.response is not None:
-                await self.response.aclose()
-            with contextlib.suppress(Exception):  # the transport's generators end here, not when collected
-                async for _ in chunks:
-                    pass
 
 
 class _AnyStream(Generic[T]):
@@ -1184,20 +1339,45 @@ class _AnyStream(Generic[T]):
 
     _exchange: _Exchange
 
+    def _ready(self, kind: Any, field: str) -> Callable[..., Iterator[Any]]:
+        """Check the arguments of `elements`, and return what yields the elements that became complete."""
+        if not isinstance(field, str):
+            raise TypeError(f"field must be a str, not {type(field).__name__}")
+        if _is_model(kind):
+            _complete(kind)
+        elif not isinstance(kind, pydantic.TypeAdapter):
+            raise TypeError(f"elements() takes a BaseModel subclass or a TypeAdapter, not {_show(kind)}")
+        answer, wanted, pointer = self._exchange.answer, _OutputType(kind), f"/{field}" if field else ""
+        count = 0
+
+        def ready(whole: bool = False) -> Iterator[Any]:
+            nonlocal count
+            array, settled = answer.document.array(pointer)
+            while count < (len(array) if whole else settled):
+                yield answer.validate(_encode(array[count]), wanted, f"{pointer}/{count}")
+                count += 1
+
+        return ready
+
+    @property
+    def response(self) -> Any:
+        """The HTTP response, `None` before the first event: its headers and its request id."""
+        return self._exchange.response
+
     @property
     def finish_reason(self) -> str | None:
         """The finish reason, once the stream has reported it."""
-        return self._exchange.reader.finish_reason
+        return self._exchange.answer.finish_reason
 
     @property
     def raw_output(self) -> str:
         """The JSON text received so far. For a patch stream it is made from the document."""
-        return self._exchange.output.text
+        return self._exchange.answer.raw_output
 
     @property
     def usage(self) -> CompletionUsage | None:
         """The token usage, once the stream has reported it."""
-        usage = self._exchange.reader.usage
+        usage = self._exchange.answer.usage
         return None if usage is None else CompletionUsage.construct(**usage)
 
 
@@ -1223,6 +1403,25 @@ class PatchStream(_AnyStream[T]):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def elements(self, kind: Typed[ModelT, ElementT], field: str = "") -> Iterator[ModelT | ElementT]:
+        """Read on and return an iterator of an array's elements, each as soon as it is complete.
+
+        Args:
+            kind: The type of an element: a `BaseModel` subclass or a `TypeAdapter`.
+            field: Where the array is, as in `event.field`; `""` is the root.
+
+        Raises `InvalidOutputError` for an element of another type, and what iterating and `result` raise.
+        """
+        ready = self._ready(kind, field)
+
+        def read() -> Iterator[Any]:
+            for _ in self._events:
+                yield from ready()
+            self._exchange.check()
+            yield from ready(whole=True)
+
+        return read()
+
     def result(self) -> T:
         """Read on to the end and return what `generate` would have returned.
 
@@ -1230,14 +1429,15 @@ class PatchStream(_AnyStream[T]):
         """
         for _ in self._events:
             pass
-        return self._exchange.result()  # type: ignore[no-any-return]
+        self._exchange.check()
+        return self._exchange.answer.value()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the connection, so that the gateway stops generating. No more events come.
 
         Called from a thread other than the one that reads, it takes effect at the stream's next chunk.
         """
-        self._exchange.closed = True
+        self._exchange.answer.is_abandoned = True
         with contextlib.suppress(ValueError):  # another thread is reading: it stops at its next chunk
             self._events.close()
 
@@ -1249,10 +1449,12 @@ class AsyncPatchStream(_AnyStream[T]):
         self._exchange, self._events = exchange, exchange.async_events()
 
     def __aiter__(self) -> AsyncIterator[PatchEvent]:
-        return self._events
+        return self
 
     async def __anext__(self) -> PatchEvent:
-        return await anext(self._events)
+        if self._exchange.is_cancelled:
+            self._exchange.check()
+        return await self._events.__anext__()
 
     async def __aenter__(self) -> AsyncPatchStream[T]:
         return self
@@ -1260,15 +1462,30 @@ class AsyncPatchStream(_AnyStream[T]):
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    def elements(self, kind: Typed[ModelT, ElementT], field: str = "") -> AsyncIterator[ModelT | ElementT]:
+        """Like `PatchStream.elements`, but the iterator is asynchronous. Raises the same errors."""
+        ready = self._ready(kind, field)
+
+        async def read() -> AsyncIterator[Any]:
+            async for _ in self:
+                for element in ready():
+                    yield element
+            self._exchange.check()
+            for element in ready(whole=True):
+                yield element
+
+        return read()
+
     async def result(self) -> T:
         """Like `PatchStream.result`: return the value or raise the same errors."""
         async for _ in self._events:
             pass
-        return self._exchange.result()  # type: ignore[no-any-return]
+        self._exchange.check()
+        return self._exchange.answer.value()  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
         """Close the connection, so that the gateway stops generating. No more events come."""
-        self._exchange.closed = True
+        self._exchange.answer.is_abandoned = True
         try:
             await self._events.aclose()
         except RuntimeError:  # another task is waiting for an event
@@ -1288,6 +1505,11 @@ class DotTxt(_Gateway, openai.OpenAI):
     Raises `ValueError` where there is no key, or `base_url` has no scheme.
     """
 
+    def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
+        api_key, base_url = self._checked_key(api_key), self._checked_url(base_url)
+        super().__init__(api_key=api_key, base_url=base_url, **client_kwargs)
+        self._forget_openai(client_kwargs)
+
     # fmt: off
     @overload
     def generate(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
@@ -1306,9 +1528,7 @@ class DotTxt(_Gateway, openai.OpenAI):
             model: The model's id.
             input: The prompt, or a list of OpenAI-style message dicts.
             response_format: The output type; see `normalize_schema`.
-            temperature: Sampling temperature.
-            max_tokens: The most tokens that the model may send.
-            seed: Seed of the sampling.
+            temperature, max_tokens, seed: Of the sampling. `None` is not sent.
             **options: Other arguments of `chat.completions.create`.
 
         Returns:
@@ -1336,15 +1556,15 @@ class DotTxt(_Gateway, openai.OpenAI):
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `generate`; returns the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        request = _request(model, input, response_format, **options)
+        answer, request = self._request(model, input, response_format, options)
         try:
             completion = self.chat.completions.create(**request)
-        except openai.APIStatusError as error:
-            _add_hint(error)
-            raise
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON
-            raise _Output(model, response_format, getattr(error, "doc", "")).invalid(error) from error
-        return _Output.of(model, response_format, completion).value(), completion
+            raise answer.no_completion(getattr(error, "doc", "")) from error
+        except openai.OpenAIError as error:
+            self._add_note(error)
+            raise
+        return answer.read_completion(completion), completion
 
     @overload
     def stream(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
@@ -1380,6 +1600,11 @@ class DotTxt(_Gateway, openai.OpenAI):
 class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
     """The asynchronous client: an `openai.AsyncOpenAI` with the methods of `DotTxt`, and its arguments."""
 
+    def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
+        api_key, base_url = self._checked_key(api_key), self._checked_url(base_url)
+        super().__init__(api_key=api_key, base_url=base_url, **client_kwargs)
+        self._forget_openai(client_kwargs)
+
     # fmt: off
     @overload
     async def generate(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
@@ -1410,15 +1635,15 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `DotTxt.generate_with_completion`. Raises what `generate` raises."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        request = _request(model, input, response_format, **options)
+        answer, request = self._request(model, input, response_format, options)
         try:
             completion = await self.chat.completions.create(**request)
-        except openai.APIStatusError as error:
-            _add_hint(error)
-            raise
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON
-            raise _Output(model, response_format, getattr(error, "doc", "")).invalid(error) from error
-        return _Output.of(model, response_format, completion).value(), completion
+            raise answer.no_completion(getattr(error, "doc", "")) from error
+        except openai.OpenAIError as error:
+            self._add_note(error)
+            raise
+        return answer.read_completion(completion), completion
 
     @overload
     def stream(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
@@ -1458,7 +1683,7 @@ class _CommandLine:
                 records = None
         if not isinstance(records, list):
             raise ValueError("the server did not send a list of models: does DOTTXT_BASE_URL end in /v1?")
-        _write(f"{_to_text(records)}\n" if self.arguments.json else ids)
+        _write(f"{_encode(records)}\n" if self.arguments.json else ids)
 
     def generate(self) -> None:
         """Print the data as JSON.
@@ -1468,7 +1693,7 @@ class _CommandLine:
         """
         with DotTxt() as client:
             _, completion = client.generate_with_completion(**self._request())
-        said = completion.choices[0].message.content or ""
+        said = _content(completion.choices[0].message.model_dump(warnings=False))
         _write(f"{said.strip()}\n")
         self._tell(completion.choices[0].finish_reason, completion.usage)
 
@@ -1485,10 +1710,10 @@ class _CommandLine:
         with DotTxt() as client, client.stream(**self._request(), **usage) as stream:
             for event in stream:
                 if not sys.stdout.isatty():
-                    _write(f"{_to_text(event.op)}\n")
+                    _write(f"{_encode(event.op)}\n")
                 elif event.field or event.value not in ({}, []):
-                    field = _to_text(event.field)[1:-1]  # a key may contain control characters
-                    _write(f"{field} = {_to_text(event.value)}\n".removeprefix(" = "))
+                    field = _encode(event.field)[1:-1]  # a key may contain control characters
+                    _write(f"{field} = {_encode(event.value)}\n".removeprefix(" = "))
             stream.result()
         self._tell(stream.finish_reason, stream.usage)
 
@@ -1569,8 +1794,7 @@ def _cli_message(error: Exception, key: str) -> str:
         error = PatchStreamError(status_code=error.status_code, body=_redact(error.response.text, key))
     text = str(error)
     if isinstance(error, openai.APIConnectionError):
-        url = re.sub(r"(?<=//)[^/]*@|[?].*", "", str(error.request.url))  # where passwords may stand
-        text = f"{text.rstrip('.')} with {url} ({error.__cause__!r}): check base_url"
+        text = f"{_hint(error)}; check base_url"
     elif not isinstance(error, (ValueError, RuntimeError, openai.OpenAIError)):
         text = f"{type(error).__name__}: {text}"
     text = _redact(text, key).replace("base_url", "DOTTXT_BASE_URL")

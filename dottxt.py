@@ -228,24 +228,24 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _OutputType:
-    """A type that data is asked for in: its JSON Schema as text, and the validator that reads JSON text."""
+    """A type that data is asked for in: its JSON Schema, and the validator that reads JSON text."""
 
-    def __init__(self, given: Any, schema: str = "") -> None:
-        self.schema = schema
+    def __init__(self, given: Any, schema: bytes = b"") -> None:
+        self.schema = schema  # marshalled: that copies a dict faster than JSON text does
         self.validate: Callable[[str], Any] = _loads
-        self.name = _show(given)  # for messages
-        if isinstance(given, pydantic.TypeAdapter):
-            self.validate = given.validate_json
+        if isinstance(given, (str, dict)):
+            self.name = "instance of the JSON Schema"  # for messages
         elif _is_class(given):
             self.name = given.__name__
             self.validate = given.model_validate_json if _is_model(given) else _loads
-        elif typing.get_origin(given) is None:
-            text = isinstance(given, (str, dict))
-            self.name = "instance of the JSON Schema" if text else type(given).__name__
+        elif isinstance(given, pydantic.TypeAdapter):
+            self.name, self.validate = _show(given), given.validate_json
+        else:
+            self.name = _show(given) if typing.get_origin(given) is not None else type(given).__name__
 
     def request(self, name: str = "response") -> dict[str, Any]:
         """Return the schema with a name: a dict of its own, for wrappers of the SDK's `create` change it."""
-        return {"name": name, "schema": _loads(self.schema)}
+        return {"name": name, "schema": marshal.loads(self.schema)}
 
 
 def normalize_schema(response_format: object) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def _output_type(given: Any) -> _OutputType:
         with contextlib.suppress(ValueError):  # it is not plain data, or not a schema
             # Marshalled data are a cache's key in an eighth of the time that JSON text takes.
             return _OutputType(given, _checked(marshal.dumps(given)))
-        return _OutputType(given, _checked(_dumps(given)))
+        return _OutputType(given, _checked(_plain(given)))
     if _is_class(given) or isinstance(given, pydantic.TypeAdapter):
         return _described(given)
     name = type(given).__name__
@@ -353,33 +353,31 @@ def _describe(given: Any, _validator: object = None) -> _OutputType:
         schema = given.json_schema()
     else:  # names (`list["Ticket"]`) are resolved in the frame of our caller, not in this module's
         schema = pydantic.TypeAdapter(given, _parent_depth=_caller()[1] + 2).json_schema()
-    return _OutputType(given, _dumps(schema, f"the schema of {_show(given)}"))
+    return _OutputType(given, _plain(schema, f"the schema of {_show(given)}"))
 
 
-def _dumps(schema: Any, source: str = "response_format") -> str:
-    """Return the text of a schema that can be sent."""
+def _plain(schema: Any, source: str = "response_format") -> bytes:
+    """Return a schema as marshalled JSON data."""
     try:
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
         text.encode()  # fails for lone surrogates
-        _loads(text)  # fails for what nests too deep
+        return marshal.dumps(_loads(text))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidSchemaError(f"{source} contains a value JSON cannot represent: {error}") from error
-    return text
 
 
 @functools.lru_cache(maxsize=256)
-def _checked(text: str | bytes, source: str = "response_format") -> str:
-    """Check the text of a JSON Schema object, or the object marshalled, and return its text to send."""
-    if isinstance(text, bytes):
-        text = _dumps(marshal.loads(text))
+def _checked(given: str | bytes, source: str = "response_format") -> bytes:
+    """Check a JSON Schema object, which is text or marshalled, and return it as marshalled JSON data."""
     try:
-        schema = _loads(text)
+        data = _plain(_loads(given) if isinstance(given, str) else marshal.loads(given), source)
     except json.JSONDecodeError as error:
         hint = "pass a JSON Schema object as text (of a file, pass its read_text()) or as a dict"
         raise InvalidSchemaError(f"{source} is not JSON ({error}): {hint}") from error
+    schema = marshal.loads(data)
     if not isinstance(schema, dict):
         hint = 'pass a JSON Schema object, such as {"type": "string"}'
-        raise InvalidSchemaError(f"{source} is not a JSON object: {_shorten(text)}; {hint}")
+        raise InvalidSchemaError(f"{source} is not a JSON object: {_show(schema)}; {hint}")
     if schema.get("type") == "json_schema" or ("name" in schema and isinstance(schema.get("schema"), dict)):
         raise InvalidSchemaError("response_format is the envelope of a request: pass the inner schema")
     keywords, meta_schema = _meta_schema()
@@ -387,11 +385,10 @@ def _checked(text: str | bytes, source: str = "response_format") -> str:
         form = _encode({"type": "object", "properties": {next(iter(schema)): {"type": "string"}}})
         hint = f"it would constrain nothing; to ask for an object, pass {form}"
         raise InvalidSchemaError(f"{source} contains no keyword of JSON Schema: {hint}")
-    text = _dumps(schema, source)  # escapes in the text may stand for lone surrogates
     draft = schema.get("$schema", _DRAFT)
     other_draft = isinstance(draft, str) and draft.rstrip("#") != _DRAFT
     if other_draft or schema.get("type") == "structural-tag":
-        return text
+        return data
     try:
         meta_schema.validate_python(schema)
     except pydantic.ValidationError as error:
@@ -400,7 +397,7 @@ def _checked(text: str | bytes, source: str = "response_format") -> str:
         what = "it nests too deep" if first["type"].startswith("recursion") else first["msg"]
         place = f'response_format is not a valid JSON Schema (draft 2020-12) at "{pointer}"'
         raise InvalidSchemaError(f"{place}: {what}") from error
-    return text
+    return data
 
 
 @functools.cache
@@ -497,7 +494,8 @@ class _Document:
 
     def __init__(self, root: Any = None) -> None:
         self.root = root
-        self.ops: list[tuple[str, Any]] = []  # path and value of each folded operation, the value copied
+        self.paths: list[str] = []  # of the operations folded so far
+        self.values: list[Any] = []  # their values, copied
         # Pointer and container of each step to where the last operation went: the next usually goes there.
         self._opened: list[tuple[str, Any]] = []
 
@@ -555,7 +553,7 @@ class _Document:
         if not isinstance(array, list):
             return [], 0
         # A container is complete when an operation goes elsewhere.
-        last, place = f"{self.ops[-1][0]}/", f"{pointer}/{len(array) - 1}/"
+        last, place = f"{self.paths[-1]}/", f"{pointer}/{len(array) - 1}/"
         is_open = last.startswith((place, f"{pointer}/-/")) or place.startswith(last)
         return array, len(array) - (is_open and isinstance((array or [None])[-1], _CONTAINERS))
 
@@ -564,9 +562,10 @@ class _Document:
         path, value = op["path"], op["value"]
         self.add(path, value)
         # The caller may change `op`, and the document changes what it holds: keep a third copy.
-        self.ops.append((path, _copy(value) if isinstance(value, _CONTAINERS) else value))
+        self.paths.append(path)
+        self.values.append(_copy(value) if isinstance(value, _CONTAINERS) else value)
         event = PatchEvent.__new__(PatchEvent)
-        event._op, event._document, event._count = op, self, len(self.ops)
+        event._op, event._document, event._count = op, self, len(self.paths)
         return event
 
     def at(self, count: int) -> Any:
@@ -576,10 +575,10 @@ class _Document:
             root = marshal.loads(marshal.dumps(self.root))
         except ValueError:  # an event made by hand may hold more than JSON
             root = _copy(self.root)
-        if count == len(self.ops):
+        if count == len(self.paths):
             return root
         earlier = _Document()
-        for path, value in self.ops[:count]:
+        for path, value in zip(self.paths[:count], self.values, strict=False):
             earlier.add(path, value)
         return earlier.root
 
@@ -660,16 +659,16 @@ class _Lines:
         self._is_one_record: bool | None = None  # the first line tells
 
     def feed(self, data: bytes) -> list[tuple[str, bytes]]:
-        self._rest += data
         if b"\n" not in data or self._is_one_record:
+            self._rest += data
             return []
-        *lines, rest = bytes(self._rest).split(b"\n")
+        body = bytes(self._rest + data) if self._rest else data
+        *lines, rest = body.split(b"\n")
         records = [("", line) for line in lines if line and not line.isspace()]
         if records and self._is_one_record is None:
             self._is_one_record = records[0][1].strip() in (b"{", b"[", b"[{")  # JSON broken over lines
-            if self._is_one_record:
-                return []
-        self._rest = bytearray(rest)
+            rest, records = (body, []) if self._is_one_record else (rest, records)
+        self._rest[:] = rest
         return records
 
     def finish(self) -> list[tuple[str, bytes]]:
@@ -689,12 +688,11 @@ class _ServerSentEvents:
         self._after_cr = data.endswith(b"\r")
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        start = max(len(self._rest) - 1, 0)
         self._rest += data
-        if self._rest.find(b"\n\n", start) < 0:
+        if self._rest.find(b"\n\n", -len(data) - 1) < 0:
             return []
         *events, rest = bytes(self._rest).split(b"\n\n")
-        self._rest = bytearray(rest)
+        self._rest[:] = rest
         return self._read(events)
 
     def finish(self) -> list[tuple[str, bytes]]:
@@ -888,14 +886,14 @@ class _Answer:
     @property
     def is_text(self) -> bool:
         """Whether it is a token stream or a completion, not operations."""
-        return bool(self._pieces) or (self.expects_text and not self.document.ops)
+        return bool(self._pieces) or (self.expects_text and not self.document.paths)
 
     @property
     def raw_output(self) -> str:
         """The JSON text received so far. For operations it is made from the document."""
         if self.is_text:
             return "".join(self._pieces)
-        return _encode(self.document.root) if self.document.ops else ""
+        return _encode(self.document.root) if self.document.paths else ""
 
     def feed(self, data: bytes) -> Iterator[PatchEvent]:
         """Yield the events of the records that `data` completes. A bad record raises `PatchStreamError`."""
@@ -1452,9 +1450,12 @@ class AsyncPatchStream(_AnyStream[T]):
         return self
 
     async def __anext__(self) -> PatchEvent:
-        if self._exchange.is_cancelled:
-            self._exchange.check()
-        return await self._events.__anext__()
+        try:
+            return await self._events.__anext__()
+        except StopAsyncIteration:
+            if self._exchange.is_cancelled:
+                self._exchange.check()
+            raise
 
     async def __aenter__(self) -> AsyncPatchStream[T]:
         return self

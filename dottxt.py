@@ -118,6 +118,8 @@ _HINTS = {
     401: "set api_key= or DOTTXT_API_KEY to a valid key",
     404: "client.models.list(), or `dottxt models`, lists the models; base_url usually ends in /v1",
 }
+# Where servers put what they have to say.
+_MESSAGE_KEYS = "error message detail errors msg description choices base_resp status_msg".split()
 _WRONG_URL = "it is a web page: base_url is probably wrong"
 _is_web_page = re.compile(r"\s*<(?:!doc|html)", re.IGNORECASE).match
 
@@ -199,8 +201,7 @@ def _server_message(body: str) -> str:
         if isinstance(said, list):
             return "; ".join(filter(None, map(find, said)))
         if isinstance(said, dict):
-            keys = ("error", "message", "detail", "errors", "msg", "description", "choices")
-            return next(filter(None, (find(said.get(key)) for key in keys)), "")
+            return next(filter(None, (find(said.get(key)) for key in _MESSAGE_KEYS)), "")
         return said.strip() if isinstance(said, str) else ""
 
     try:
@@ -777,7 +778,7 @@ class _Text:
             yield {"op": "add", "path": path, "value": {} if char == "{" else []}
             yield from self._read_members(path, depth + 1, "}" if char == "{" else "]")
             return
-        value = yield from self._read_string() if char == '"' else self._read_word()
+        value = yield from self._read_string() if char == '"' else self._read_word(is_root=not depth)
         yield {"op": "add", "path": path, "value": value}
 
     def _read_members(self, path: str, depth: int, closing: str) -> Generator[Op | None, None, None]:
@@ -806,11 +807,11 @@ class _Text:
         self._pos += 1
         return _loads(f'"{text}"') if "\\" in text else text
 
-    def _read_word(self) -> Generator[None, None, Any]:
+    def _read_word(self, is_root: bool) -> Generator[None, None, Any]:
         """Read a number or a literal."""
         word = yield from self._take(self._word_chars)
-        is_cut = self._pos == len(self._text) and word[-1:].isdigit() and not self._ends_number
-        if is_cut or not self._word.fullmatch(word):
+        is_over = self._pos < len(self._text) or (is_root and self._ends_number) or not word[-1:].isdigit()
+        if not is_over or not self._word.fullmatch(word):
             raise ValueError
         return _loads(word)
 
@@ -839,6 +840,7 @@ class _Text:
 # --- Answer: records in; events, completeness and the value out ---------------------------------------------
 
 _Fault = json.JSONDecodeError | pydantic.ValidationError
+_ENDS = ("stop", "end", "end_turn", "eos", "eos_token", "stop_sequence")  # servers' names for `stop`
 # Where a text or a call may stand in place of the content.
 _ELSEWHERE = ("reasoning_content", "reasoning", "tool_calls", "function_call")
 
@@ -848,6 +850,8 @@ def _content(part: dict[str, Any]) -> str:
     content = part.get("content") or ""
     if isinstance(content, list):
         content = "".join(each.get("text") or "" for each in content if each.get("type") == "text")
+    if isinstance(content, dict):  # Cloudflare's engines send decoded JSON
+        content = _encode(content)
     if not isinstance(content, str):
         raise TypeError
     return content
@@ -918,6 +922,8 @@ class _Answer:
         elif not self.has_end_mark and not isinstance(self._framing, _Lines):
             what = "ended without its end mark: the answer may be cut short" if self._framing else "is empty"
             raise PatchStreamError(f"the stream {what}", body=self._redact(self.raw_output))
+        elif not self.document.paths:
+            raise self._invalid(None, "")
         self.has_end_mark = True  # lines have no other than the end of the response
 
     def _read(self, records: list[tuple[str, bytes]]) -> Iterator[PatchEvent]:
@@ -959,12 +965,13 @@ class _Answer:
                 if name in ("", "message", "patch"):
                     self._fail("is not JSON")
                 data = b""
+        if isinstance(record, dict):
+            self._note(record)
         if name == "error" or _reports_error(record):
             self._fail()
         if name == "done" and data:
             self.has_end_mark = True
         if isinstance(record, dict):
-            self._note(record)
             if "op" not in record:
                 yield from self._text.feed(self._read_chat(record))
             elif record["op"] == "add":
@@ -988,6 +995,8 @@ class _Answer:
     def _read_parts(self, choice: dict[str, Any], delta: Any, message: Any) -> str:
         self.expects_text = True
         part = delta or {}
+        if isinstance(part.get("content"), dict):
+            raise TypeError
         if message is not None:  # beside a delta, or after text, it repeats what the deltas bring
             self.has_end_mark = self.has_end_mark or delta is None
             is_empty = delta is None or (choice.get("finish_reason") and not _content(delta))
@@ -1000,7 +1009,10 @@ class _Answer:
 
     def _note(self, told: dict[str, Any]) -> None:
         """Keep the finish reason and the usage that a record or a choice tells."""
-        reason, usage = told.get("finish_reason"), told.get("usage")
+        reason, usage = (
+            told.get("finish_reason"),
+            told.get("usage") or (told.get("x_groq") or {}).get("usage"),
+        )
         self.finish_reason = reason if reason and isinstance(reason, str) else self.finish_reason
         self.usage = usage if isinstance(usage, dict) else self.usage
 
@@ -1035,7 +1047,11 @@ class _Answer:
         """Return the JSON text of the answer if it is whole, and raise otherwise."""
         text = self.raw_output
         # JSON text ends by itself, but for a number at its root.
-        if not self._has_stopped and (text[-1:].isdigit() or not self.is_text):
+        if self.is_text:
+            is_whole = self._has_stopped or not text[-1:].isdigit()
+        else:
+            is_whole = self.finish_reason in (None, "stop")
+        if not is_whole:
             raise self._invalid(None, text)
         return text
 
@@ -1046,7 +1062,7 @@ class _Answer:
     @property
     def _has_stopped(self) -> bool:
         """Whether the server says that the model came to its end."""
-        return self.finish_reason == "stop" or (self.has_end_mark and not self.finish_reason)
+        return self.finish_reason.lower() in _ENDS if self.finish_reason else self.has_end_mark
 
     def validate(self, text: str, wanted: _OutputType, place: str = "") -> Any:
         """Return the value of a type that JSON text, or that of an element, stands for."""

@@ -41,7 +41,7 @@ def tests(session: nox.Session, dependencies: list[str]) -> None:
         session.install("-e", ".", *OLDEST, *group("tests"))
     else:
         session.install("-e", ".", *group("tests", "oracles"))
-    quick = ["-n", "2", "-m", "not slow"]
+    quick = ["-n", "2"]
     if dependencies is OLDEST or session.python != PYTHONS[-1] or session.posargs:
         session.run("pytest", *(session.posargs or quick))
         return
@@ -53,9 +53,9 @@ def tests(session: nox.Session, dependencies: list[str]) -> None:
 
 @nox.session(python=PYTHONS[-1])
 def slow(session: nox.Session) -> None:
-    """Run the tests of load, leaks and long streams."""
+    """Run the tests of load and leaks."""
     session.install("-e", ".", *group("tests", "oracles"))
-    session.run("pytest", "-m", "slow", *session.posargs)
+    session.run("pytest", ".ci/load.py", *session.posargs)
 
 
 @nox.session
@@ -184,7 +184,7 @@ def sdk(session: nox.Session, openai: str, pydantic: str) -> None:
     requirement, *oldest = SDKS[openai]
     bound = oldest[session.python != PYTHONS[0]] if pydantic == "oldest" else "pydantic"
     session.install("-e", ".", requirement, bound, *group("tests"))
-    session.run("pytest", *(session.posargs or ["-n", "2", "-m", "not slow"]))
+    session.run("pytest", *(session.posargs or ["-n", "2"]))
 
 
 @nox.session

@@ -41,10 +41,8 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import traceback
@@ -53,12 +51,10 @@ import typing
 import weakref
 import zipfile
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import Enum
-from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from types import GenericAlias, MappingProxyType
@@ -68,10 +64,9 @@ import openai
 import openai.types.chat
 import pydantic
 import pytest
-from openai.pagination import AsyncPage, SyncPage
+from gateway import *
 from openai.resources.chat import AsyncCompletions, Completions
 from pydantic import AfterValidator, BaseModel, Field, RootModel, TypeAdapter
-from typing_extensions import TypedDict
 
 import dottxt
 from dottxt import (
@@ -105,733 +100,6 @@ def module_of_the_platform(name: str) -> Any:
 
 
 pty, resource = module_of_the_platform("pty"), module_of_the_platform("resource")
-
-# ---------------------------------------------------------------------------------------------------------
-# The gateway: an HTTP server on a loopback port that sends exactly the bytes a test scripts
-# ---------------------------------------------------------------------------------------------------------
-
-
-class Break(Enum):
-    """Steps that end a connection in the middle of a reply."""
-
-    CUT = "close the socket, the body unfinished"
-    RESET = "close it with a TCP reset"
-
-
-CUT, RESET = Break.CUT, Break.RESET
-
-# bytes go out as one chunk, flushed; a float is a pause; an Event is waited for.
-Step = bytes | float | threading.Event | Break
-STEPS = (bytes, float, threading.Event, Break)
-
-
-@dataclass
-class Reply:
-    """One scripted answer. ``status=None`` sends no head: the steps are then all that goes over the wire."""
-
-    body: bytes | Iterable[Step] = b""
-    status: int | None = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    framing: str = ""  # "chunked", "length" or "close" (HTTP/1.0); by default as the kind of body suggests
-    content_length: int | None = None  # a wrong one, with framing "length"; the connection is closed after it
-
-    def bytes_and_steps(self) -> Iterator[Step]:
-        """Everything that goes over the wire, head and framing included."""
-        steps: Iterable[Step] = self.body
-        framing = self.framing or "chunked"
-        if isinstance(self.body, bytes):
-            steps = [self.body]
-            framing = self.framing or "length"
-        if self.status is None:
-            yield from steps
-            return
-        head = {"Content-Type": "application/json", **self.headers}
-        if framing == "close":
-            head["Connection"] = "close"
-        elif framing == "chunked":
-            head["Transfer-Encoding"] = "chunked"
-        elif self.status != 204:
-            if not isinstance(self.body, bytes):
-                steps = list(steps)
-            length = sum(len(step) for step in steps if isinstance(step, bytes))
-            head["Content-Length"] = str(length if self.content_length is None else self.content_length)
-        version = "HTTP/1.0" if framing == "close" else "HTTP/1.1"
-        lines = [f"{version} {self.status} {HTTPStatus(self.status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in head.items()]
-        yield "\r\n".join([*lines, "", ""]).encode("latin-1")
-        for step in steps:
-            if framing == "chunked" and isinstance(step, bytes):
-                if step:
-                    yield b"%x\r\n%b\r\n" % (len(step), step)
-            else:
-                yield step
-        if framing == "chunked":
-            yield b"0\r\n\r\n"
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request as it arrived. ``connection`` counts from 1."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    connection: int
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-Script = Reply | Callable[[Request], Reply]
-
-
-class Gateway:
-    """The scripted server. A context manager; leaving it closes every socket and ends every thread."""
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self.connections = 0
-        self._scripts: list[Script] = []
-        self._errors: list[BaseException] = []
-        self._lock = threading.Lock()
-        self._closing = False
-        self._sockets: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-        self.address: tuple[str, int] = self._listener.getsockname()
-        self.url = f"http://127.0.0.1:{self.address[1]}/v1"
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def __enter__(self) -> Gateway:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    @property
-    def open(self) -> int:
-        """How many connections are open now."""
-        with self._lock:
-            return len(self._sockets)
-
-    def reply(self, *scripts: Script) -> None:
-        """Answer the next requests with these, in order, and all after them with the last."""
-        with self._lock:
-            self._scripts = list(scripts)
-
-    def wait_for(self, predicate: Callable[[], object], timeout: float = 5) -> None:
-        """Return as soon as the predicate holds; fail when it does not in time."""
-        deadline = time.monotonic() + timeout
-        while not predicate():
-            assert time.monotonic() < deadline, "it did not come true in time"
-            time.sleep(0.002)
-
-    def close(self) -> None:
-        self._closing = True
-        socket.create_connection(self.address).close()  # wakes accept()
-        self._threads[0].join(5)
-        self._listener.close()
-        with self._lock:
-            for connection in self._sockets:
-                with suppress(OSError):  # the client may just have reset it
-                    connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(5)
-            assert not thread.is_alive(), "the gateway left a thread behind"
-        if self._errors:
-            raise self._errors[0]
-
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            if self._closing:
-                connection.close()
-                return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self.connections += 1
-                self._sockets.add(connection)
-            thread = threading.Thread(target=self._serve, args=(connection, self.connections), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket, number: int) -> None:
-        try:
-            with connection.makefile("rb") as reader:
-                while request := self._read(reader, number):
-                    with self._lock:
-                        self.requests.append(request)
-                        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
-                    reply = script if isinstance(script, Reply) else script(request)
-                    for step in reply.bytes_and_steps():
-                        if isinstance(step, bytes):
-                            connection.sendall(step)
-                        elif isinstance(step, Break):
-                            if step is RESET:
-                                linger = struct.pack("ii", 1, 0)
-                                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                            return
-                        else:
-                            self._pause(connection, step)
-                    if reply.framing == "close" or reply.status is None or reply.content_length is not None:
-                        return
-        except OSError:
-            pass  # the client went away
-        except BaseException as error:
-            self._errors.append(error)
-        finally:
-            with self._lock:
-                self._sockets.discard(connection)
-                connection.close()
-
-    @staticmethod
-    def _read(reader: Any, number: int) -> Request | None:
-        line = reader.readline()
-        if not line.endswith(b"\n"):
-            return None
-        method, path, _ = line.decode("latin-1").split()
-        headers: dict[str, str] = {}
-        while (line := reader.readline().strip()) != b"":
-            name, _, value = line.decode("latin-1").partition(":")
-            name, value = name.lower(), value.strip()
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        body = reader.read(int(headers.get("content-length", 0)))
-        return Request(method, path, headers, body, number)
-
-    @staticmethod
-    def _pause(connection: socket.socket, step: float | threading.Event) -> None:
-        """Wait, and notice at once when the client hangs up."""
-        end = time.monotonic() + (step if isinstance(step, (int, float)) else 3600)
-        connection.settimeout(0.01)
-        while time.monotonic() < end and not (isinstance(step, threading.Event) and step.is_set()):
-            with suppress(TimeoutError):
-                if not connection.recv(1, socket.MSG_PEEK):
-                    raise ConnectionError("the client went away")
-                time.sleep(0.01)  # bytes of a request to come: they stay where they are
-        connection.settimeout(None)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Replies: records, framings that carry them, and whole responses
-# ---------------------------------------------------------------------------------------------------------
-
-EVENTS, LINES, JSON_TYPE = "text/event-stream", "application/x-ndjson", "application/json"
-USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-SOON = {"retry_after_ms": "1"}
-EVER = threading.Event()  # never set
-
-
-def encoded(value: object) -> bytes:
-    """JSON text in which nothing is escaped but control characters and lone surrogates."""
-    return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace")
-
-
-def json_reply(value: object, status: int = 200, **headers: str) -> Reply:
-    """A JSON answer; ``retry_after="1"`` becomes the header ``retry-after: 1``."""
-    return Reply(encoded(value), status, {name.replace("_", "-"): text for name, text in headers.items()})
-
-
-def api_error(status: int, message: str = "it went wrong", **headers: str) -> Reply:
-    """An API error in OpenAI's envelope."""
-    return json_reply({"error": {"message": message, "type": "error", "code": None}}, status, **headers)
-
-
-def op(path: str, value: object) -> dict[str, Any]:
-    """An ``add`` operation of RFC 6902."""
-    return {"op": "add", "path": path, "value": value}
-
-
-def chunk(*choices: object, **more: object) -> dict[str, Any]:
-    """A record of a token stream."""
-    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "test-model"}
-    return {**head, "choices": [*choices], **more}
-
-
-def delta(content: object, finish_reason: str | None = None, **beside: object) -> dict[str, Any]:
-    """A record with a piece of the text, or with a whole delta; `beside` are more fields of the choice."""
-    part = content if isinstance(content, dict) else {"content": content}
-    return chunk({"index": 0, "delta": part, "finish_reason": finish_reason, **beside})
-
-
-def whole(content: object, finish_reason: str | None = "stop", **message: object) -> dict[str, Any]:
-    """A whole chat completion."""
-    said = {"role": "assistant", "content": content, **message}
-    choice = {"index": 0, "message": said, "finish_reason": finish_reason, "logprobs": None}
-    return chunk(choice, object="chat.completion", usage=USAGE)
-
-
-def completion(content: object, finish_reason: str | None = "stop", **message: object) -> Reply:
-    return json_reply(whole(content, finish_reason, **message))
-
-
-def event(kind: str, data: object) -> bytes:
-    """A server-sent event of a type."""
-    text = data.encode() if isinstance(data, str) else encoded(data)
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), text)
-
-
-def mark(**told: object) -> bytes:
-    """The end mark of a patch stream, and what it tells."""
-    return event("done", told)
-
-
-DONE = mark()
-
-
-def pieces(whole: Any, sizes: list[int]) -> Iterator[Any]:
-    """Cut text or bytes into pieces of these sizes, over and over."""
-    at = 0
-    for size in itertools.cycle(sizes):
-        if at >= len(whole):
-            return
-        yield whole[at : at + size]
-        at += size
-
-
-def framed(framing: str, *steps: object, size: int | None = 0) -> Reply:
-    """Records in a framing: each in a chunk of its own, or cut into chunks of a size, or all in one (None).
-
-    A ``dict`` or ``list`` is a record, a ``str`` the text of one, ``[DONE]`` say; other steps of a body go
-    through as they are.
-    """
-    body: list[Step] = []
-    for step in steps:
-        if isinstance(step, (dict, list, str)):
-            text = step.encode() if isinstance(step, str) else encoded(step)
-            kind = b"event: patch\n" if isinstance(step, dict) and "op" in step else b""
-            step = kind + b"data: " + text + b"\n\n" if framing == EVENTS else text + b"\n"
-        assert isinstance(step, STEPS)
-        body.append(step)
-    if size != 0:
-        groups: Any = itertools.groupby(body, key=lambda step: isinstance(step, bytes))
-        sizes = [size or 1 << 30]
-        cut = [pieces(b"".join(group), sizes) if is_bytes else [*group] for is_bytes, group in groups]
-        body = [step for group in cut for step in group]
-    return Reply(body, headers={"Content-Type": framing})
-
-
-def patches(*ops: object, done: Mapping[str, object] | None = MappingProxyType({})) -> Reply:
-    """A patch stream as server-sent events; ``done=None``: without its end mark."""
-    return framed(EVENTS, *ops, *([] if done is None else [mark(**done)]))
-
-
-def ndjson(*ops: object) -> Reply:
-    """A patch stream of lines."""
-    return framed(LINES, *ops)
-
-
-def sse(*deltas: object, finish_reason: str | None = "stop", usage: object = None) -> Reply:
-    """A token stream: pieces of text, or whole deltas, or other steps as they are."""
-    records = [each if isinstance(each, STEPS) else delta(each) for each in deltas]
-    records += [delta({}, finish_reason)] if finish_reason is not None else []
-    records += [chunk(usage=usage)] if usage is not None else []
-    return framed(EVENTS, *records, "[DONE]")
-
-
-def engine(tokens: Script, refusal: Reply | None = None) -> Callable[[Request], Reply]:
-    """An engine whose `stream` is a boolean."""
-
-    def script(request: Request) -> Reply:
-        if request.method == "POST" and request.json.get("stream") == "patch":
-            return refusal or NO_PATCH_MODE
-        return tokens if isinstance(tokens, Reply) else tokens(request)
-
-    return script
-
-
-def escaped(key: str) -> str:
-    """A key as a segment of a JSON Pointer."""
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def ops_of(value: Any, path: str = "") -> Iterator[dict[str, Any]]:
-    """The operations by which a gateway sends a document: containers when they open, then what they hold."""
-    if not isinstance(value, (dict, list)):
-        yield op(path, value)
-        return
-    yield op(path, type(value)())
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from ops_of(item, f"{path}/{escaped(str(key))}")
-
-
-def states_of(ops: Iterable[dict[str, Any]]) -> list[Any]:
-    """The document after each of the operations."""
-    document, states = None, []
-    for each in ops:
-        document = apply_add(document, each["path"], each["value"])
-        states.append(copy.deepcopy(document))
-    return states
-
-
-def fold(ops: Iterable[dict[str, Any]]) -> Any:
-    """The document after all the operations."""
-    return functools.reduce(lambda doc, each: apply_add(doc, each["path"], each["value"]), ops, None)
-
-
-# The four ways in which an answer comes.
-WAYS = ["generate", "events", "lines", "tokens"]
-of_every_way = pytest.mark.parametrize("way", WAYS)
-in_both_framings = pytest.mark.parametrize("framing", [EVENTS, LINES], ids=["events", "lines"])
-DOCUMENT: Any = {"intent": "billing", "note": "ä — 😀", "steps": ["verify", None, 1.5, {"a/b": []}]}
-
-
-def good(way: str, document: Any = DOCUMENT, *more: object, size: int | None = 0) -> Reply:
-    """A good answer, and then some more steps."""
-    text = encoded(document).decode()
-    if way == "generate":
-        return Reply([encoded(whole(text)), *more])  # type: ignore[list-item]
-    if way == "tokens":
-        return framed(EVENTS, *map(delta, pieces(text, [8])), delta({}, "stop"), "[DONE]", *more, size=size)
-    if way == "lines":
-        return framed(LINES, *ops_of(document), *more, size=size)
-    return framed(EVENTS, *ops_of(document), mark(finish_reason="stop"), *more, size=size)
-
-
-def body_of(reply: Reply) -> bytes:
-    steps = [reply.body] if isinstance(reply.body, bytes) else reply.body
-    return b"".join(step for step in steps if isinstance(step, bytes))
-
-
-def cut_short(way: str, *more: Step, at: int = 0, **options: Any) -> Reply:
-    """A good answer up to a character of four bytes in its second string, then some steps."""
-    reply = good(way)
-    body = body_of(reply)
-    return Reply([body[: body.index("😀".encode()) + at], *more], headers=reply.headers, **options)
-
-
-def ops_from(way: str, document: Any = DOCUMENT) -> list[Any]:
-    return [] if way == "generate" else [*ops_of(document)]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Clients, and what a call comes to
-# ---------------------------------------------------------------------------------------------------------
-
-
-class Client:
-    """Either client behind one blocking face, so that one test runs on both.
-
-    ``raw`` is the client itself; ``wait(x)`` gives ``x``, or what it comes to when it is awaitable.
-    """
-
-    def __init__(self, kind: type[DotTxt] | type[AsyncDotTxt], **kwargs: Any) -> None:
-        self.raw: Any = kind(**kwargs)
-        self.loop = asyncio.new_event_loop() if kind is AsyncDotTxt else None
-
-    def __enter__(self) -> Any:
-        return self.raw.__enter__() if self.loop is None else self.wait(self.raw.__aenter__())
-
-    def __exit__(self, *exc_info: object) -> None:
-        leave = self.raw.__exit__ if self.loop is None else self.raw.__aexit__
-        self.wait(leave(*exc_info))
-
-    def wait(self, value: Any) -> Any:
-        if not inspect.isawaitable(value):
-            return value
-        assert self.loop
-        return self.loop.run_until_complete(_awaited(value))
-
-    def generate(self, **kwargs: Any) -> Any:
-        return self.wait(self.raw.generate(**_defaults(kwargs)))
-
-    def generate_with_completion(self, **kwargs: Any) -> Any:
-        return self.wait(self.raw.generate_with_completion(**_defaults(kwargs)))
-
-    def stream(self, **kwargs: Any) -> Any:
-        """The client's own stream object, for ``iterate``, ``wait(stream.result())`` and ``leave``."""
-        return self.raw.stream(**_defaults(kwargs))
-
-    def iterate(self, stream: Any) -> Iterator[Any]:
-        if self.loop is None:
-            yield from stream
-            return
-        iterator = stream.__aiter__()
-        while True:
-            try:
-                event = self.wait(iterator.__anext__())
-            except StopAsyncIteration:
-                return
-            yield event
-
-    def leave(self, stream: Any) -> None:
-        self.wait(stream.close() if self.loop is None else stream.aclose())
-
-    def events(self, **kwargs: Any) -> list[Any]:
-        return list(self.iterate(self.stream(**kwargs)))
-
-    def result(self, **kwargs: Any) -> Any:
-        return self.wait(self.stream(**kwargs).result())
-
-    def until(self, predicate: Callable[[], object], timeout: float = 5) -> None:
-        """Wait for the predicate while the client's loop, if it has one, goes on turning."""
-        deadline = time.monotonic() + timeout
-        while not predicate():
-            assert time.monotonic() < deadline, "it did not come true in time"
-            time.sleep(0.002) if self.loop is None else self.loop.run_until_complete(asyncio.sleep(0.002))
-
-    def close(self) -> None:
-        self.wait(self.raw.close())
-        if self.loop:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
-
-
-async def _awaited(value: Any) -> Any:
-    return await value
-
-
-def _defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {"model": "test-model", "input": "Hello", "response_format": {"type": "object"}, **kwargs}
-
-
-def for_each(client: Client, stream: Any, visit: Callable[[Any], object]) -> None:
-    """Call `visit` with every event of a stream; leave the loop by `break` when it returns something true."""
-    if client.loop is None:
-        for event in stream:
-            if visit(event):
-                break
-        return
-
-    async def loop() -> None:
-        async for event in stream:
-            if visit(event):
-                break
-
-    client.wait(loop())
-
-
-def read(client: Client, stream: Any) -> tuple[list[Any], Any]:
-    """The operations that a stream delivers, and its value or its error, which `result()` raises again."""
-    ops: list[Any] = []
-    try:
-        for_each(client, stream, lambda event: ops.append(event.op))
-    except openai.OpenAIError as error:
-        with pytest.raises(type(error)) as again:
-            client.wait(stream.result())
-        assert str(again.value) == str(error)
-        return ops, documented(error)
-    try:
-        return ops, client.wait(stream.result())
-    except openai.OpenAIError as error:
-        return ops, documented(error)
-
-
-def outcome(client: Client, way: str = "", **options: Any) -> tuple[list[Any], Any]:
-    """The operations that a call delivers, and its value or its error."""
-    if way != "generate":
-        return read(client, client.stream(**options))
-    try:
-        return [], client.generate(**options)
-    except openai.OpenAIError as error:
-        return [], documented(error)
-
-
-def documented(error: openai.OpenAIError) -> openai.OpenAIError:
-    """The error, with what holds for each of them checked."""
-    assert "test-key" not in "\n".join([str(error), repr(error), repr(vars(error))])
-    assert not re.search("0x[0-9a-f]{6}|[\ufdd0-\ufdef\ufffe\uffff]", str(error))  # nothing of our insides
-    if isinstance(error, InvalidOutputError):
-        assert type(error.original_error) in (json.JSONDecodeError, pydantic.ValidationError)
-        assert (type(error.raw_output), type(error.model)) == (str, str)
-        assert error.finish_reason is None or type(error.finish_reason) is str
-        assert "\n" not in str(error)
-        assert len(str(error)) < 2000
-    return error
-
-
-def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run a test that is a coroutine function."""
-
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(test(*args, **kwargs))  # type: ignore[arg-type]
-
-    return run
-
-
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees what the developer's environment says about keys, hosts and proxies."""
-    # What runs in the background of a shell ignores Ctrl-C, and so would all that the tests start.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in os.environ:
-        if name.startswith(("OPENAI_", "DOTTXT_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NO_PROXY", "*")
-    # No test speaks TLS, and loading a system's certificates for each client would take most of the time.
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.setenv("SSL_CERT_DIR", str(Path(__file__).parent))
-
-
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    with Gateway() as server:
-        yield server
-
-
-@pytest.fixture(params=[DotTxt, AsyncDotTxt], ids=["sync", "async"])
-def connect(request: pytest.FixtureRequest, gateway: Gateway) -> Iterator[Connect]:
-    """Makes clients of the gateway, without retries unless asked for, and closes them."""
-    clients: list[Client] = []
-
-    def make(**kwargs: Any) -> Client:
-        options = {"api_key": "test-key", "base_url": gateway.url, "max_retries": 0, **kwargs}
-        clients.append(Client(request.param, **options))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.close()
-
-
-@pytest.fixture
-def client(connect: Connect) -> Client:
-    return connect()
-
-
-@pytest.fixture
-def reader(gateway: Gateway) -> Iterator[Client]:
-    """A client for tests of what a stream means, which the loop around it does not change."""
-    client = Client(DotTxt, api_key="test-key", base_url=gateway.url, max_retries=0)
-    yield client
-    client.close()
-
-
-# ---------------------------------------------------------------------------------------------------------
-# What the tests talk about
-# ---------------------------------------------------------------------------------------------------------
-
-Call = Callable[[Client], object]
-Connect = Callable[..., Client]
-MonkeyPatch = pytest.MonkeyPatch
-
-
-class Ticket(BaseModel):
-    intent: Literal["billing", "bug"]
-    steps: list[str]
-
-
-class Priority(Enum):
-    LOW = "low"
-    HIGH = "high"
-
-
-class Address(TypedDict):
-    city: str
-    zip: str
-
-
-@dataclass
-class Point:
-    x: int
-    y: int = 0
-
-
-class Booking(BaseModel):
-    model_config = pydantic.ConfigDict(strict=True)
-
-    day: datetime.date
-    size: tuple[int, int] = Field(alias="amount")
-
-
-class Builder:
-    """Any instance with ``to_json`` builds a schema."""
-
-    def __init__(self, text: Any) -> None:
-        self.text = text
-
-    def to_json(self) -> Any:
-        if isinstance(self.text, Exception):
-            raise self.text
-        return self.text
-
-
-TICKET = {"intent": "billing", "steps": ["verify", "refund"]}
-TICKET_TEXT, TICKET_OBJECT = json.dumps(TICKET), Ticket.model_validate(TICKET)
-OPS_OF_TICKET = [*ops_of(TICKET)]
-OBJECT = {"type": "object", "properties": {"zulu": {"type": "string"}, "alpha": {"type": "integer"}}}
-MESSAGES = [{"role": "user", "content": "Hello"}]
-MODELS = json_reply(
-    {"object": "list", "data": [{"id": "m-1", "object": "model", "created": 1, "owned_by": "us"}]}
-)
-NO_PATCH_MODE = api_error(400, "Invalid type for 'stream': expected a boolean, but got a string instead.")
-PAGE = "<!DOCTYPE html><title>Sign in</title>"
-DEEP = 100_000
-DIGITS = "9" * 10_000  # more than Python converts
-
-
-def list_models(client: Client) -> Any:
-    return client.wait(client.raw.models.list())
-
-
-def create(client: Client, **kwargs: Any) -> Any:
-    kwargs = {"model": "test-model", "messages": MESSAGES, **kwargs}
-    return client.wait(client.raw.chat.completions.create(**kwargs))
-
-
-# Every way to the gateway, with the replies that make it succeed.
-CALLS: dict[str, tuple[Call, list[Reply]]] = {
-    "generate": (Client.generate, [completion("{}")]),
-    "models": (list_models, [MODELS]),
-    "chat": (create, [completion("Hi")]),
-    "patch stream": (Client.events, [patches(op("", {}))]),
-    "token stream": (Client.events, [NO_PATCH_MODE, sse("{}")]),
-}
-every_call = pytest.mark.parametrize(("call", "replies"), CALLS.values(), ids=CALLS)
-
-
-def short(value: object) -> str:
-    """A name for a test's case, the same in each process."""
-    return ascii(value)[:40].partition(" object at ")[0]
-
-
-def for_all(holds: Callable[..., None], *strategies: Any, examples: int = 100) -> None:
-    """Run a property on random input."""
-    hypothesis = pytest.importorskip("hypothesis")
-    settings = hypothesis.settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
-    )
-    settings(hypothesis.given(*strategies)(holds))()
-
-
-def random_documents(st: Any) -> Any:
-    """JSON documents whose keys and strings try hard to be mistaken for something else."""
-    awkward = st.sampled_from(
-        ["", "/", "~", "~1", "~0", "-", "0", "01", "a", "ä\u2028\r", '"\\', "😀", "\x00", "\ud83d", "\ude00"]
-    )
-    text = awkward | st.text(st.characters(), max_size=8)
-    scalars = (
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text
-    )
-    return st.recursive(
-        scalars,
-        lambda inner: st.lists(inner, max_size=5) | st.dictionaries(text, inner, max_size=5),
-        max_leaves=20,
-    )
-
-
-def wreck(value: Any) -> None:
-    """Change a value in every place where it can be changed."""
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        wreck(item)
-    if isinstance(value, dict):
-        value.clear()
-        value["wrecked"] = True
-    elif isinstance(value, list):
-        value[:] = ["wrecked"]
-
-
-def run_python(code: str, folder: Path = Path(__file__).parent) -> str:
-    """What the code prints in a process of its own, which must end well and say nothing else."""
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -869,7 +137,7 @@ def vendored(tmp_path: Path) -> Iterator[Path]:
         f"from app.relative import {NAMES}",
     ],
 )
-def test_the_schema_helpers_can_be_imported_in_each_form_and_from_a_vendored_copy(
+def test_the_schema_helpers_can_be_imported_in_each_form(
     form: str, place: str, vendored: Path, monkeypatch: MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(vendored)
@@ -1024,7 +292,7 @@ def assert_survives_pickle_and_copy(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_every_error_is_an_error_of_the_sdk_too_and_survives_pickle_and_copy(
+def test_every_error_is_one_of_the_sdk_and_survives_copies(
     name: str, client: Client, gateway: Gateway
 ) -> None:
     error = failure(name, client, gateway)
@@ -1050,7 +318,7 @@ NOT_A_VALUE = json.JSONDecodeError("Expecting value", "oops", 0)
         (PatchStreamError, [], {"body": '{"error": {"message": "so it is"}}'}, "^so it is"),
     ],
 )
-def test_an_error_can_be_made_by_hand_with_or_without_a_message(
+def test_an_error_can_be_made_by_hand(
     kind: Any, args: list[str], attributes: dict[str, object], message: str
 ) -> None:
     error = kind(*args, **attributes)
@@ -1075,7 +343,7 @@ CHECKS = {401: ["api_key", "DOTTXT_API_KEY"], 404: ["models.list()", "base_url",
 
 
 @pytest.mark.parametrize(("status", "kind"), STATUSES.items())
-def test_a_status_is_the_sdks_error_of_a_call_and_the_cause_of_a_streams_error(
+def test_a_status_is_an_error_of_the_sdk(
     status: int, kind: type[openai.APIStatusError], client: Client, gateway: Gateway
 ) -> None:
     message = "no — not so: " + "x" * 1_000
@@ -1117,9 +385,7 @@ def test_a_connection_error_names_the_url_and_the_cause(connect: Connect) -> Non
 
 
 @pytest.mark.parametrize("status", [201, 204, 206])
-def test_another_success_than_200_is_a_patch_stream_error(
-    status: int, gateway: Gateway, client: Client
-) -> None:
+def test_another_success_is_a_patch_stream_error(status: int, gateway: Gateway, client: Client) -> None:
     body = b"" if status == 204 else body_of(ndjson(*OPS_OF_TICKET))
     gateway.reply(Reply(body, status, {"Content-Type": LINES}))
     delivered, error = outcome(client)
@@ -1143,9 +409,7 @@ SAID: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("body", SAID.values(), ids=SAID)
-def test_what_a_server_says_of_an_error_is_found_wherever_it_stands(
-    body: Any, client: Client, gateway: Gateway
-) -> None:
+def test_what_a_server_says_is_found_wherever_it_stands(body: Any, client: Client, gateway: Gateway) -> None:
     gateway.reply(json_reply(body, 403))
     _, error = outcome(client)
     assert (type(error), error.status_code, json.loads(error.body)) == (PatchStreamError, 403, body)
@@ -1158,19 +422,13 @@ def test_what_a_server_says_of_an_error_is_found_wherever_it_stands(
     good_ops = [op("", {}), op("/a", 1)]
     for framing in (EVENTS, LINES):
         for start, rest in ((good_ops, op("/b", 2)), ([delta('{"a": 1, ')], delta('"b": 2}'))):
-            for report in [body] * is_record + [event("error", body)] * (framing == EVENTS):
+            reports: list[Any] = [body] * is_record
+            for report in reports + [event("error", body)] * (framing == EVENTS):
                 gateway.reply(framed(framing, *start, report, rest, "[DONE]"))
                 delivered, error = outcome(client)
                 assert (delivered, type(error), error.status_code) == (good_ops, PatchStreamError, 200)
                 assert str(error).startswith("out of memory")
                 assert json.loads(error.body) == body
-
-
-def test_an_error_event_may_hold_plain_text(client: Client, gateway: Gateway) -> None:
-    gateway.reply(framed(EVENTS, op("", {}), event("error", "out of memory"), DONE))
-    delivered, error = outcome(client)
-    assert (delivered, type(error), error.body) == ([op("", {})], PatchStreamError, "out of memory")
-    assert "out of memory" in str(error)
 
 
 def echoing(kind: str, status: int, text: str) -> Callable[[Request], Reply]:
@@ -1201,7 +459,7 @@ ECHOES = {
 
 @pytest.mark.parametrize("refuses_patch_mode", [False, True])
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
-def test_no_stream_error_shows_a_key_that_the_server_echoes(
+def test_no_error_shows_a_key_that_a_server_echoes(
     echo: Callable[[Request], Reply], refuses_patch_mode: bool, connect: Connect, gateway: Gateway
 ) -> None:
     client = connect(api_key="marked-key-0123456789")
@@ -1294,9 +552,7 @@ class Exported(BaseModel):
     """A class that merely defines ``to_json`` is a type."""
 
     name: str
-
-    def to_json(self) -> str:
-        return "not a schema"
+    to_json: typing.ClassVar[Any] = lambda self: "not a schema"
 
 
 class Overridden(BaseModel):
@@ -1313,28 +569,17 @@ class Overridden(BaseModel):
         return super().model_validate_json(json_data.replace(" EUR", ""), **kwargs)
 
 
-TICKETS: TypeAdapter[Any] = TypeAdapter(list[Ticket])
-WORDS = 'Infinity, -Infinity, "NaN"'
+TICKETS, WORDS = TypeAdapter(list[Ticket]), 'Infinity, -Infinity, "NaN"'
+DAY, BOOKED = datetime.date(2024, 2, 29), {"day": "2024-02-29", "amount": [1, 2]}
 DATED: TypeAdapter[Any] = TypeAdapter(tuple[int, datetime.date])
-# Before 2.10 a TypeAdapter does not tell its type.
-ADAPTED = "Ticket" if hasattr(TypeAdapter, "rebuild") else "TypeAdapter"
 
-# What is asked for, the answer, the value that it becomes (`...`: the answer itself), the name in a message.
+# What is asked for, the answer, the value that it becomes (`...`: the answer itself), the name in a message
+# (that of a TypeAdapter's type is known from Pydantic 2.10 on).
 OUTPUTS: dict[str, tuple[Any, Any, Any, str]] = {
     "BaseModel": (Ticket, TICKET, TICKET_OBJECT, "Ticket"),
-    "strict BaseModel": (
-        Booking,
-        {"day": "2024-02-29", "amount": [1, 2]},
-        Booking(day=datetime.date(2024, 2, 29), amount=(1, 2)),
-        "Booking",
-    ),
+    "strict BaseModel": (Booking, BOOKED, Booking(day=DAY, amount=(1, 2)), "Booking"),
     "BaseModel with to_json": (Exported, {"name": "é\u2028"}, Exported(name="é\u2028"), "Exported"),
-    "BaseModel with methods of its own": (
-        Overridden,
-        {"amount": "5 EUR"},
-        Overridden(amount=5),
-        "Overridden",
-    ),
+    "BaseModel with its own methods": (Overridden, {"amount": "5 EUR"}, Overridden(amount=5), "Overridden"),
     "generic BaseModel": (RootModel[list[int]], [1, 2], RootModel[list[int]]([1, 2]), "RootModel"),
     "TypedDict": (Address, {"city": "Köln", "zip": "50667"}, ..., "Address"),
     "dataclass": (Point, {"x": 1, "y": 2}, ..., "Point"),
@@ -1351,25 +596,15 @@ OUTPUTS: dict[str, tuple[Any, Any, Any, str]] = {
     "unhashable metadata": (Annotated[Ticket, {"un": "hashable"}], TICKET, ..., "Ticket"),
     "Any": (Any, [1, [2.5, None], {"a/b": "~"}], ..., "Any"),
     "NewType": (NewType("Id", int), 7, ..., "NewType|Id"),
-    "TypeAdapter of a list": (TICKETS, [TICKET], [TICKET_OBJECT], ADAPTED),
+    "TypeAdapter of a list": (TICKETS, [TICKET], [TICKET_OBJECT], "Ticket|TypeAdapter"),
     "TypeAdapter of a dataclass": (TypeAdapter(Point), {"x": "1"}, Point(1), "Point|TypeAdapter"),
-    "TypeAdapter of a tuple": (
-        DATED,
-        [1, "2024-02-29"],
-        (1, datetime.date(2024, 2, 29)),
-        "tuple|TypeAdapter",
-    ),
+    "TypeAdapter of a tuple": (DATED, [1, "2024-02-29"], (1, DAY), "tuple|TypeAdapter"),
     "TypeAdapter of a number": (TypeAdapter(int), 12, 12, "int|TypeAdapter"),
     "TypeAdapter of a text": (TypeAdapter(str), WORDS, WORDS, "str|TypeAdapter"),
     "JSON Schema": (OBJECT, {"zulu": "\ud800", "alpha": 2**70}, ..., "JSON Schema"),
     "text of a JSON Schema": (json.dumps(OBJECT), TICKET, ..., "JSON Schema"),
     "builder": (Builder(json.dumps(OBJECT)), {"zulu": "z"}, ..., "Builder"),
 }
-TYPES = [
-    row[0]
-    for row in OUTPUTS.values()
-    if row[0] is not Overridden and "Schema" not in row[3] and row[3] != "Builder"
-]
 
 
 def text_of(schema: object) -> str:
@@ -1381,56 +616,47 @@ def sent_schema(gateway: Gateway) -> Any:
     return gateway.requests[-1].json["response_format"]["json_schema"]["schema"]
 
 
-@pytest.mark.parametrize("given", TYPES, ids=short)
-def test_a_type_or_its_adapter_becomes_the_schema_that_pydantic_gives_it(given: Any) -> None:
-    adapter = given if isinstance(given, TypeAdapter) else TypeAdapter(given)
-    assert text_of(normalize_schema(given)) == text_of(adapter.json_schema())
-    assert text_of(normalize_schema(adapter)) == text_of(adapter.json_schema())
-
-
-@pytest.mark.parametrize("row", OUTPUTS.values(), ids=OUTPUTS)
-def test_the_value_is_the_same_whole_and_streamed_and_a_message_names_its_type(
-    row: tuple[Any, Any, Any, str], client: Client, gateway: Gateway
-) -> None:
-    given, document, value, name = row
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_value_is_the_same_whole_and_streamed(name: str, client: Client, gateway: Gateway) -> None:
+    given, document, value, message = OUTPUTS[name]
     expected = document if value is ... else value
     ops, text = [*ops_of(document)], encoded(document).decode()
     gateway.reply(completion(f" \n\t{text}\r\n "))
     got, answer = client.generate_with_completion(response_format=given)
     assert (got, type(got), repr(got)) == (expected, type(expected), repr(expected))
-    assert text_of(sent_schema(gateway)) == text_of(normalize_schema(given))
     assert isinstance(answer, openai.types.chat.ChatCompletion)
     assert (answer.id, answer.usage and answer.usage.total_tokens) == ("chatcmpl-1", 18)
+    schema = OBJECT
+    if "JSON Schema" not in message and not isinstance(given, Builder):
+        adapter = given if isinstance(given, TypeAdapter) else TypeAdapter(given)
+        schema = Overridden.model_json_schema() if given is Overridden else adapter.json_schema()
+        assert text_of(normalize_schema(adapter)) == text_of(adapter.json_schema())
+    assert text_of(sent_schema(gateway)) == text_of(normalize_schema(given)) == text_of(schema)
     for reply in (*(good(way, document) for way in WAYS), patches(*ops)):
         gateway.reply(reply)
         delivered, got = outcome(client, response_format=given)
         assert (repr(delivered), repr(got), type(got)) == (repr(ops), repr(expected), type(expected))
     gateway.reply(completion("oops"))
     _, error = outcome(client, "generate", response_format=given)
-    assert re.search(f"test-model did not return a valid .*(?:{name})", str(error))
+    assert re.search(f"test-model did not return a valid .*(?:{message})", str(error))
     assert str(outcome(client, response_format=given)[1]) == str(error)
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        OBJECT,
-        {},
-        {"title": "schéma 😀", "$defs": {"A": {"type": "string"}}, "items": {"$ref": "#/$defs/A"}},
-        {"type": "object", "x-order": 1, "propertyOrdering": ["a"], "nullable": "yes"},
-        {"pattern": r"^\p{L}+$"},
-        {"patternProperties": {r"\p{Lu}(": {}}},
-        {"format": "no-such-format"},
-        {"minLength": 2.0, "maximum": 1e300, "multipleOf": 0.01},
-        {"enum": [], "const": None, "default": [1, {"type": 1}], "examples": [{"type": 1}]},
-        {"properties": {"type": True, "required": False, "$ref": {}}},
-        {"properties": {"name": {"type": "string"}, "schema": {"type": "object"}}},
-        {"maximum": 10**40},
-        {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{}], "type": 1},
-        {"type": "structural-tag", "format": {"type": "json_schema"}, "required": 1},
-    ],
-    ids=str,
-)
+OTHER_DRAFT = "http://json-schema.org/draft-07/schema#"
+SENT_AS_IT_IS: list[dict[str, Any]] = [
+    *[{}, {"format": "no-such-format"}, {"maximum": 10**40}, {"patternProperties": {r"\p{Lu}(": {}}}],
+    {"title": "schéma 😀", "$defs": {"A": {"type": "string"}}, "items": {"$ref": "#/$defs/A"}},
+    {"type": "object", "x-order": 1, "propertyOrdering": ["a"], "nullable": "yes"},
+    {"minLength": 2.0, "maximum": 1e300, "multipleOf": 0.01, "pattern": r"^\p{L}+$"},
+    {"enum": [], "const": None, "default": [1, {"type": 1}], "examples": [{"type": 1}]},
+    {"properties": {"type": True, "required": False, "$ref": {}}},
+    {"properties": {"name": {"type": "string"}, "schema": {"type": "object"}}},
+    {"$schema": OTHER_DRAFT, "items": [{}], "type": 1},
+    {"type": "structural-tag", "format": {"type": "json_schema"}, "required": 1},
+]
+
+
+@pytest.mark.parametrize("schema", SENT_AS_IT_IS, ids=str)
 def test_a_json_schema_is_sent_as_it_is(schema: dict[str, Any], client: Client, gateway: Gateway) -> None:
     gateway.reply(completion("{}"))
     before = text_of(schema)
@@ -1459,12 +685,8 @@ def test_a_typing_typed_dict_works_or_names_its_cure() -> None:
                 normalize_schema(given)
 
 
-def a_function(text: str) -> str:
-    return text
-
-
 class Incomplete(BaseModel):
-    line: Nowhere  # type: ignore[name-defined]  # noqa: F821
+    line: Nowhere  # type: ignore[name-defined]
 
 
 class Abstract(BaseModel, abc.ABC):
@@ -1473,7 +695,8 @@ class Abstract(BaseModel, abc.ABC):
 
 
 ENVELOPE = {"type": "json_schema", "json_schema": {"name": "answer", "schema": OBJECT}}
-INNER = "(?i)inner schema"
+INNER, SURROGATE = "(?i)inner schema", "surrogate|UTF-8"
+NESTED = '{"not":' * DEEP + "{}" + "}" * DEEP
 
 # What is given, what the message must say of it, and the chained cause.
 REFUSALS: dict[str, tuple[Any, str, type[BaseException] | None]] = {
@@ -1484,71 +707,56 @@ REFUSALS: dict[str, tuple[Any, str, type[BaseException] | None]] = {
     "None": (None, "None", None),
     "text that is not JSON": ("an object with a name", "JSON", json.JSONDecodeError),
     "text with NaN": ('{"maximum": NaN}', "JSON", None),
-    "text that nests too deep": (
-        '{"not":' * DEEP + "{}" + "}" * DEEP,
-        "(?i)nest|deep|depth|recursion",
-        ValueError,
-    ),
+    "text that nests too deep": (NESTED, "(?i)nest|deep|depth|recursion", ValueError),
     "JSON true": ("true", "object", None),
     "a JSON array": ("[]", "object", None),
     "a raw list": ([{"type": "string"}], r"list\[T\] or a JSON Schema object", None),
     "a tuple": ((1, 2), r"list\[T\]", None),
-    "a function": (a_function, "function", None),
+    "a function": (text_of, "function", None),
     "an instance of a model": (TICKET_OBJECT, "Ticket: pass the class", None),
     "an instance of a dataclass": (Point(1), "Point", None),
     "a member of an enum": (Priority.LOW, "Priority", None),
     "a class that Pydantic cannot describe": (Indescribable, "Indescribable", Exception),
     "a type without a schema": (Callable[[int], int], "Callable", Exception),
     "a model that stays incomplete": (Incomplete, "Nowhere", Exception),
-    "a type of unknown names": (
-        GenericAlias(list, ("Nowhere",)),
-        "(?=.*Nowhere)(?=.*TypeAdapter)",
-        Exception,
-    ),
+    "a type of unknown names": (GenericAlias(list, ("Nowhere",)), "Nowhere.*TypeAdapter", Exception),
     "BaseModel itself": (BaseModel, "BaseModel", None),
     "an abstract model": (Abstract, "Abstract", None),
     "a number": (1, "1", None),
+    "a number that Python does not print": (10**5000, "int", None),
     "bytes": (b"{}", "bytes|b'{}'", None),
     "to_json that raises": (Builder(KeyError("field")), "to_json", KeyError),
     "to_json that returns a dict": (Builder({}), r"to_json.*str", None),
     "to_json that is not JSON": (Builder("oops"), "to_json.*JSON", json.JSONDecodeError),
     "to_json of a bad schema": (Builder('{"type": 1}'), "/type", None),
     "a dict with a value outside JSON": ({"enum": {1, 2}}, "JSON", None),
-    "a dict with a lone surrogate": ({"description": "\ud800"}, "surrogate|UTF-8", UnicodeError),
-    "text with a lone surrogate": ('{"description": "\\ud800"}', "surrogate|UTF-8", UnicodeError),
+    "a dict with a lone surrogate": ({"description": "\ud800"}, SURROGATE, UnicodeError),
+    "text with a lone surrogate": ('{"description": "\\ud800"}', SURROGATE, UnicodeError),
     "a dict with NaN": ({"maximum": float("nan")}, "maximum|JSON", None),
-    "an integer that Python does not print": ({"maximum": 10**5000}, "JSON", None),
+    "an integer of 5,000 digits": ({"maximum": 10**5000}, "JSON", None),
     "fields without a schema around them": ({"intent": "string"}, '"properties"', None),
     "text of fields": ('{"intent": {"kind": "string"}, "steps": []}', '"properties"', None),
 }
 
 
-@pytest.mark.parametrize(("given", "message", "cause"), REFUSALS.values(), ids=REFUSALS)
-def test_all_else_is_refused_with_a_reason_before_anything_is_sent(
-    given: Any, message: str, cause: type[BaseException] | None, client: Client, gateway: Gateway
-) -> None:
+@pytest.mark.parametrize("name", REFUSALS)
+def test_all_else_is_refused_before_anything_is_sent(name: str, client: Client, gateway: Gateway) -> None:
+    given, message, cause = REFUSALS[name]
     for call in (client.generate, client.stream):
         with pytest.raises(InvalidSchemaError, match=f"(?s){message}") as caught:
             call(response_format=given)
         assert len(str(caught.value)) < 1000
-        if isinstance(given, type):
-            assert "pass the class" not in str(caught.value)
-        if cause:
-            assert isinstance(caught.value.__cause__, cause)
+        assert not (isinstance(given, type) and "pass the class" in str(caught.value))
+        assert cause is None or isinstance(caught.value.__cause__, cause)
     assert gateway.connections == 0
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the old Pydantic does not run here")
 def test_a_model_of_the_old_pydantic_is_told_its_cure() -> None:
-    if sys.version_info >= (3, 14):
-        pytest.skip("the old Pydantic does not run here")
-    from pydantic import v1
-
-    class Old(v1.BaseModel):
-        intent: str
-
+    old = importlib.import_module("pydantic.v1").create_model("Old", intent=(str, ...))
     with pytest.raises(InvalidSchemaError, match=r"Old.*schema\(\)"):
-        normalize_schema(Old)
-    assert normalize_schema(Old.schema())["title"] == "Old"
+        normalize_schema(old)
+    assert normalize_schema(old.schema())["title"] == "Old"
 
 
 @pytest.mark.parametrize("key", ["not", "default"])
@@ -1583,8 +791,13 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"$schema": 1, "type": "string"}, "/$schema"),
     ({"$schema": "https://json-schema.org/draft/2020-12/schema", "type": 1}, "/type"),
     ({"properties": {"a": {"type": "structural-tag"}}}, "/properties/a/type"),
-    ({"items": {"$schema": "http://json-schema.org/draft-07/schema#", "type": 1}}, "/items/type"),
+    ({"items": {"$schema": OTHER_DRAFT, "type": 1}}, "/items/type"),
 ]
+
+
+def named_places(message: str) -> list[str]:
+    """The JSON Pointers in a message."""
+    return re.findall(r"(?<![^\s'\"(`])/[^\s'\":`,;)]*", message)
 
 
 @pytest.mark.parametrize(("schema", "place"), BROKEN, ids=str)
@@ -1594,106 +807,75 @@ def test_a_broken_schema_is_refused_and_the_place_is_named(schema: dict[str, Any
     assert place in named_places(str(caught.value))
 
 
-def named_places(message: str) -> list[str]:
-    """The JSON Pointers in a message."""
-    return re.findall(r"(?<![^\s'\"(`])/[^\s'\":`,;)]*", message)
+VALUES: list[Any] = json.loads("""
+    [null, true, false, 0, -1, 1, 1.5, 2.0, -0.0, 1e-9, "", "string", "a#b", "1a", "_b.c-1", "#/$defs/a", "(",
+    [], [1], ["a"], ["a", "a"], ["string"], ["string", "string"], [{}], [{"type": 1}], [true], [null],
+    {}, {"a": 1}, {"a": {}}, {"a": ["b"]}, {"a": ["b", "b"]}, {"a": {"type": 1}}, {"a": true}]
+""")
+KEYWORD_TEXT = """
+type required dependentRequired dependencies $vocabulary minLength maxLength minItems maxItems minContains
+maxContains minProperties maxProperties maximum exclusiveMaximum minimum exclusiveMinimum multipleOf const
+deprecated readOnly writeOnly uniqueItems $comment title description format pattern contentEncoding default
+contentMediaType $id $ref $dynamicRef $recursiveRef $anchor $dynamicAnchor $recursiveAnchor enum examples
+contains additionalProperties propertyNames if then else not contentSchema unevaluatedItems allOf anyOf
+unevaluatedProperties prefixItems properties patternProperties dependentSchemas $defs definitions oneOf
+items unknown"""
+KEYWORDS = KEYWORD_TEXT.split()
 
 
-JUNK: list[Any] = [
-    *(None, True, False, 0, -1, 1, 1.5, 2.0, -0.0, "", "string", "a#b", "1a"),
-    *([], [1], ["a"], ["a", "a"], ["string"], ["string", "string"], [{}], [{"type": 1}], [True], [None]),
-    *({}, {"a": 1}, {"a": {}}, {"a": ["b"]}, {"a": ["b", "b"]}, {"a": {"type": 1}}, {"a": True}),
-]
-# The keywords of draft 2020-12, and values that they may have.
-KEYWORDS: dict[str, list[Any]] = {
-    "type": ["array", "boolean", "integer", "null", "number", "object", "string", ["string", "null"]],
-    "required": [[], ["a"], ["a", "b"]],
-    "dependentRequired": [{}, {"a": []}, {"a": ["b", "c"]}],
-    "dependencies": [{}, {"a": ["b"]}, {"b/c": {"type": "string"}}, {"~": True}],
-    "$vocabulary": [{}, {"a": True}],
-    "minLength maxLength minItems maxItems minContains maxContains minProperties maxProperties": [0, 1, 2.0],
-    "maximum exclusiveMaximum minimum exclusiveMinimum": [-1, 0, 2.5],
-    "multipleOf": [1, 0.5, 1e-9],
-    "deprecated readOnly writeOnly uniqueItems": [True, False],
-    "$comment title description format pattern contentEncoding contentMediaType": ["a", "("],
-    "$id $ref $dynamicRef $recursiveRef": ["a", "#/$defs/a"],
-    "$anchor $dynamicAnchor $recursiveAnchor": ["a", "_b.c-1"],
-    "const default": JUNK,
-    "enum examples": [[], ["a", 1], [{"type": 1}, None]],
-}
-VALUES_OF = {keyword: values for keywords, values in KEYWORDS.items() for keyword in keywords.split()}
-WITH_A_SCHEMA = [
-    *("items", "contains", "additionalProperties", "propertyNames", "if", "then", "else", "not"),
-    *("contentSchema", "unevaluatedItems", "unevaluatedProperties"),
-]
-WITH_SCHEMAS = ["prefixItems", "allOf", "anyOf", "oneOf"]
-WITH_NAMED_SCHEMAS = ["properties", "patternProperties", "dependentSchemas", "$defs", "definitions"]
-
-
-def random_schema(rng: Random, depth: int = 3) -> Any:
-    """A schema of draft 2020-12's keywords, broken here and there."""
-    if depth < 3 and rng.random() < 0.1:
-        return rng.random() < 0.5
-
-    def value(keyword: str) -> Any:
-        if rng.random() < 0.08:
-            return rng.choice(JUNK)
-        if keyword in VALUES_OF:
-            return rng.choice(VALUES_OF[keyword])
-        schemas = [random_schema(rng, depth - 1) if depth else {} for _ in range(rng.randint(1, 2))]
-        if keyword in WITH_NAMED_SCHEMAS:
-            return dict(zip(rng.sample(["a", "b/c", "~", "", "type"], 2), schemas, strict=False))
-        return schemas if keyword in WITH_SCHEMAS else schemas[0]
-
-    keywords = rng.sample([*VALUES_OF, *WITH_A_SCHEMA, *WITH_SCHEMAS, *WITH_NAMED_SCHEMAS], 4)
-    return {keyword: value(keyword) for keyword in keywords[: rng.randint(0, 4)]}
+def random_schemas(st: Any, values: Any) -> Any:
+    """Schemas of the keywords of draft 2020-12, right here and wrong there."""
+    return st.recursive(
+        st.dictionaries(st.sampled_from(KEYWORDS), values, max_size=2),
+        lambda inner: st.dictionaries(
+            st.sampled_from(KEYWORDS),
+            inner
+            | st.lists(inner, max_size=2)
+            | st.dictionaries(st.sampled_from(["b/c", "~"]), inner)
+            | values,
+            max_size=3,
+        ),
+        max_leaves=3,
+    )
 
 
 def test_the_schema_check_agrees_with_jsonschema() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    draft = jsonschema.Draft202012Validator
+    st = pytest.importorskip("hypothesis").strategies
+    draft = pytest.importorskip("jsonschema").Draft202012Validator
     judge = draft(draft.META_SCHEMA)  # as check_schema does, without the formats
+    seen: list[bool] = []
 
     def places(error: Any) -> Iterator[str]:
         yield "".join("/" + escaped(str(part)) for part in error.absolute_path)
         for inner in error.context:
             yield from places(inner)
 
-    rng = Random(20200512)
-    refused = 0
-    for _ in range(700):
-        schema = random_schema(rng)
+    def holds(schema: dict[str, Any]) -> None:
+        schema = {"title": "a keyword", **schema}
         errors = list(judge.iter_errors(schema))
+        seen.append(not errors)
         if not errors:
             assert normalize_schema(schema) == schema
-            continue
-        refused += 1
+            return
         with pytest.raises(InvalidSchemaError) as caught:
             normalize_schema(schema)
         wrong = {place for error in errors for place in places(error)}
         assert wrong & set(named_places(str(caught.value))), (schema, str(caught.value), wrong)
-    assert 100 < refused < 600
+
+    for_all(holds, random_schemas(st, st.sampled_from(VALUES)), examples=600)
+    assert 50 < sum(seen) < 550
 
 
 def test_whatever_a_schema_holds_it_is_sent_as_it_is_or_refused() -> None:
     st = pytest.importorskip("hypothesis").strategies
-    odd = st.just(5000).map(lambda digits: 10**digits) | st.sampled_from(
-        [float("nan"), float("inf"), "\ud800", 1e300, -0.0, (1,), b"x", {1: 2}]
-    )
-    keys = st.sampled_from([*VALUES_OF, *WITH_A_SCHEMA, *WITH_SCHEMAS, *WITH_NAMED_SCHEMAS]) | st.text(
-        max_size=2
-    )
-    values = st.recursive(
-        odd | st.sampled_from(JUNK) | st.integers() | st.text(max_size=3),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
-        max_leaves=8,
-    )
+    odd = st.sampled_from([float("nan"), float("inf"), "\ud800", 1e300, (1,), b"x", {1: 2}, {1}])
+    odd |= st.just(5000).map(lambda digits: 10**digits) | random_documents(st)
 
     def holds(schema: dict[str, Any]) -> None:
         with suppress(InvalidSchemaError):
             assert normalize_schema(schema) == json.loads(json.dumps(schema))
 
-    for_all(holds, st.dictionaries(keys, values, min_size=1, max_size=3), examples=200)
+    for_all(holds, random_schemas(st, odd), examples=200)
 
 
 def test_the_meta_schema_is_built_once() -> None:
@@ -1705,9 +887,7 @@ def test_the_meta_schema_is_built_once() -> None:
 
 
 @pytest.mark.parametrize("form", [lambda model: model, TypeAdapter], ids=["class", "TypeAdapter"])
-def test_a_types_schema_is_computed_once(
-    form: Callable[[Any], Any], connect: Connect, gateway: Gateway
-) -> None:
+def test_a_type_is_described_once(form: Callable[[Any], Any], connect: Connect, gateway: Gateway) -> None:
     computed: list[str] = []
 
     class Counted(BaseModel):
@@ -1740,7 +920,7 @@ def test_kept_schemas_do_not_pile_up() -> None:
     assert gone() is None
 
 
-def test_a_class_that_was_rebuilt_is_described_anew() -> None:
+def test_what_has_changed_is_described_anew() -> None:
     class Order(BaseModel):
         line: int
 
@@ -1748,43 +928,36 @@ def test_a_class_that_was_rebuilt_is_described_anew() -> None:
     Order.model_fields["line"].description = "new"
     Order.model_rebuild(force=True)
     assert normalize_schema(Order)["properties"]["line"]["description"] == "new"
-
-
-@pytest.mark.parametrize(
-    "form", [dict, json.dumps, Builder, lambda schema: TypeAdapter(Point), lambda schema: Ticket]
-)
-def test_each_request_owns_its_schema(
-    form: Callable[[Any], Any], client: Client, gateway: Gateway, monkeypatch: MonkeyPatch
-) -> None:
-    completions: Any = AsyncCompletions if client.loop else Completions
-    original = completions.create
-
-    def strict(self: Any, **kwargs: Any) -> Any:
-        kwargs["response_format"]["json_schema"]["schema"]["properties"].clear()  # as strictness helpers do
-        return original(self, **kwargs)
-
-    text = json.dumps(OBJECT)
-    given = form(text if form is Builder else OBJECT)
-    before = normalize_schema(given)
-    with monkeypatch.context() as here:
-        here.setattr(completions, "create", strict)
-        gateway.reply(completion("{}"))
-        outcome(client, "generate", response_format=given)
-    assert sent_schema(gateway)["properties"] == {}
-    assert outcome(client, "generate", response_format=given)
-    assert sent_schema(gateway) == normalize_schema(given) == before
-    assert json.dumps(OBJECT) == text
-    normalize_schema(given)["properties"].clear()
-    build_response_format(given)["json_schema"]["schema"].clear()
-    assert normalize_schema(given) == before
-
-
-def test_a_dict_is_judged_as_it_is_now() -> None:
     mine: dict[str, Any] = {"type": "string"}
     normalize_schema(mine)
     mine["type"] = 1
     with pytest.raises(InvalidSchemaError, match="/type"):
         normalize_schema(mine)
+
+
+@pytest.mark.parametrize(
+    "given", [OBJECT, json.dumps(OBJECT), Builder(json.dumps(OBJECT)), Ticket, TICKETS], ids=short
+)
+def test_each_request_owns_its_schema(
+    given: Any, client: Client, gateway: Gateway, monkeypatch: MonkeyPatch
+) -> None:
+    completions: Any = AsyncCompletions if client.loop else Completions
+    original, text, before = completions.create, text_of(OBJECT), normalize_schema(given)
+
+    def strict(self: Any, **kwargs: Any) -> Any:
+        kwargs["response_format"]["json_schema"]["schema"].clear()  # as strictness helpers change it
+        return original(self, **kwargs)
+
+    gateway.reply(completion("{}"))
+    with monkeypatch.context() as here:
+        here.setattr(completions, "create", strict)
+        outcome(client, "generate", response_format=given)
+    assert sent_schema(gateway) == {}
+    normalize_schema(given).clear()
+    build_response_format(given)["json_schema"]["schema"].clear()
+    outcome(client, "generate", response_format=given)
+    assert sent_schema(gateway) == normalize_schema(given) == before
+    assert text_of(OBJECT) == text
 
 
 def test_build_response_format_names_and_wraps_the_schema() -> None:
@@ -1815,47 +988,45 @@ def test_a_name_in_a_type_means_what_it_means_to_the_caller(monkeypatch: MonkeyP
 
 
 def local_models() -> tuple[Any, Any]:
-    """A model whose field's type only the caller knows, as one that is imported for type checkers alone."""
-
-    class Line(BaseModel):
-        price: int
+    """A model with a type that only the caller knows, as one that is imported for type checkers alone."""
 
     class Order(BaseModel):
-        lines: list[LocalLine]  # type: ignore[name-defined]  # noqa: F821
+        lines: list[LocalLine]  # type: ignore[name-defined]
 
-    return Order, Line
+    return Order, pydantic.create_model("Line", price=(int, ...))
 
 
 ORDER = {"lines": [{"price": 3}]}
 
 
-def test_a_model_is_completed_by_the_names_that_its_caller_knows(gateway: Gateway) -> None:
+def test_a_model_is_completed_by_the_names_of_its_caller(gateway: Gateway) -> None:
     gateway.reply(completion(json.dumps(ORDER)))
-    for call in ("generate", "stream", "normalize_schema", "build_response_format"):
-        Order, LocalLine = local_models()
-        with DotTxt(api_key="test-key", base_url=gateway.url) as client:
-            if call == "generate":
-                order = client.generate(model="m", input="Hello", response_format=Order)
-            elif call == "stream":
-                order = client.stream(model="m", input="Hello", response_format=Order).result()
+    ask: dict[str, Any] = {"model": "m", "input": "Hello"}
+    with DotTxt(api_key="test-key", base_url=gateway.url) as client:
+        for way in ("generate", "stream", "normalize_schema"):
+            Order, LocalLine = local_models()
+            if way == "generate":
+                order = client.generate(**ask, response_format=Order)
+            elif way == "stream":
+                order = client.stream(**ask, response_format=Order).result()
             else:
-                getattr(dottxt, call)(Order)
+                normalize_schema(Order)
                 order = Order.model_validate(ORDER)
-        assert type(order) is Order
-        assert type(order.lines[0]) is LocalLine
+            assert (type(order), type(order.lines[0])) == (Order, LocalLine)
 
 
 @asynchronous
-async def test_a_model_is_completed_where_an_async_call_is_awaited_directly(gateway: Gateway) -> None:
+async def test_a_model_is_completed_where_a_call_is_awaited_directly(gateway: Gateway) -> None:
     gateway.reply(completion(json.dumps(ORDER)))
+    ask: dict[str, Any] = {"model": "m", "input": "Hello"}
     async with AsyncDotTxt(api_key="test-key", base_url=gateway.url) as client:
         Order, LocalLine = local_models()
-        stream = client.stream(model="m", input="Hello", response_format=Order)
+        stream = client.stream(**ask, response_format=Order)
         assert type((await asyncio.create_task(stream.result())).lines[0]) is LocalLine
         Order, LocalLine = local_models()
         with pytest.raises(InvalidSchemaError, match=r"(?s)LocalLine.*TypeAdapter"):
-            await asyncio.create_task(client.generate(model="m", input="Hello", response_format=Order))
-        order = await client.generate(model="m", input="Hello", response_format=Order)
+            await asyncio.create_task(client.generate(**ask, response_format=Order))
+        order = await client.generate(**ask, response_format=Order)
         assert (type(order), type(order.lines[0])) == (Order, LocalLine)
     assert len(gateway.requests) == 2
 
@@ -1949,7 +1120,7 @@ def test_a_refused_pointer_is_named_and_changes_nothing(pointer: str) -> None:
     assert document == before
 
 
-def test_whatever_the_pointer_an_add_applies_or_is_a_value_error_that_changes_nothing() -> None:
+def test_an_add_applies_or_changes_nothing() -> None:
     st = pytest.importorskip("hypothesis").strategies
     odd = st.sampled_from(["/-", "/0", "/1", "/~0", "/~1", "/~", "/00", "/-1", "/\x00", "/\ud800", "/a"])
     pointers = st.lists(odd | st.text(max_size=3), max_size=5).map("".join)
@@ -2042,9 +1213,7 @@ def test_an_event_can_be_built_by_hand_and_is_a_value() -> None:
         assert all(each in text for each in shown)
 
 
-def test_an_event_of_a_stream_is_a_value_too_and_survives_pickle_and_copy(
-    gateway: Gateway, client: Client
-) -> None:
+def test_an_event_of_a_stream_is_a_value_too(gateway: Gateway, client: Client) -> None:
     gateway.reply(patches(*OPS))
     by_hand = [PatchEvent(op=each, snapshot=state) for each, state in zip(OPS, states_of(OPS), strict=True)]
     events: list[Any] = []
@@ -2059,9 +1228,7 @@ def test_an_event_of_a_stream_is_a_value_too_and_survives_pickle_and_copy(
     assert [event.snapshot for event in again] == states_of(OPS)
 
 
-def test_snapshots_are_right_whenever_they_are_read_and_whatever_the_caller_does(
-    gateway: Gateway, client: Client
-) -> None:
+def test_snapshots_are_right_whatever_the_caller_does(gateway: Gateway, client: Client) -> None:
     ops = [
         op("", {"seed": [1]}),
         op("/a", {"b": [{}]}),
@@ -2104,24 +1271,12 @@ def test_random_operations_give_the_right_snapshots_in_any_order(gateway: Gatewa
         max_leaves=4,
     )
 
-    def containers(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-        if isinstance(value, (dict, list)):
-            yield path, value
-            for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-                yield from containers(item, f"{path}/{escaped(str(key))}")
-
-    def holds(choices: list[tuple[int, int, str, Any]], rng: Random) -> None:
-        ops: list[Any] = []
-        document: Any = None
-        for where, place, key, value in choices:
-            places = list(containers(document)) if where % 10 else []
-            path = ""
-            if places:
-                path, container = places[where % len(places)]
-                indices = [*map(str, range(len(container) + 1)), "-"]
-                path += "/" + (escaped(key) if isinstance(container, dict) else indices[place % len(indices)])
-            ops.append(op(path, value))
-            document = apply_add(document, path, value)
+    def holds(steps: list[tuple[str, Any]], rng: Random) -> None:
+        ops = [op("", {})]
+        for path, value in steps:
+            with suppress(ValueError):
+                states_of([*ops, op(path, value)])
+                ops.append(op(path, value))
         states = states_of(ops)
         gateway.reply(patches(*ops))
         events: list[Any] = []
@@ -2137,11 +1292,12 @@ def test_random_operations_give_the_right_snapshots_in_any_order(gateway: Gatewa
             wreck(events[now].value)
             assert repr(events[now].snapshot) == repr(states[now])
 
-    steps = st.tuples(st.integers(0, 99), st.integers(0, 99), keys, values)
-    for_all(holds, st.lists(steps, min_size=1, max_size=12), st.randoms(use_true_random=False))
+    segments = st.sampled_from(["", "/a", "/a", "/b", "/0", "/0", "/1", "/-", "/a~1b", "/~0"])
+    steps = st.tuples(st.lists(segments, max_size=3).map("".join), values)
+    for_all(holds, st.lists(steps, max_size=20), st.randoms(use_true_random=False))
 
 
-def test_a_long_stream_takes_little_more_memory_than_its_document(gateway: Gateway, client: Client) -> None:
+def test_a_long_stream_takes_little_more_than_its_document(gateway: Gateway, client: Client) -> None:
     ops = [op("", []), *(op(f"/{now}", f"{now:030}") for now in range(10_000))]
     gateway.reply(framed(EVENTS, *ops, DONE, size=None))
     client.events()  # the connection, and all that is made once
@@ -2244,7 +1400,7 @@ BUILT = {"a": "x", "b": [1, 2, True, "c", "d", {}, [], -150.0]}
         pytest.param(TOKEN_STEPS, EVENTS, [*ops_of(BUILT)], id="tokens"),
     ],
 )
-def test_an_event_is_delivered_as_soon_as_it_is_complete(
+def test_an_event_comes_as_soon_as_it_is_complete(
     steps: list[tuple[bytes, int]], framing: str, ops: list[Any], gateway: Gateway, client: Client
 ) -> None:
     got: list[Any] = []
@@ -2253,33 +1409,9 @@ def test_an_event_is_delivered_as_soon_as_it_is_complete(
     assert repr(got) == repr(ops)
 
 
-@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u0085", "\u000b", "\u001c", "\r", "\r\n", "\n"])
-@in_both_framings
-def test_a_line_ends_at_its_line_end_and_nowhere_else(
-    framing: str, character: str, gateway: Gateway, reader: Client
-) -> None:
-    ops = [op("", f"before{character}after"), op("", {})]
-    for size in (1, None):
-        gateway.reply(framed(framing, *ops, DONE if framing == EVENTS else b"", size=size))
-        assert outcome(reader) == (ops, {})
-
-
-def test_in_lines_blank_ones_are_skipped_and_the_last_needs_no_end(gateway: Gateway, reader: Client) -> None:
-    first, second = b' { "value" : { "a" : [ ] } ,\t"path":"" , "op":"\\u0061dd" } \r', encoded(op("/b", 1))
-    for body in (b"\n\r\n" + first + b"\n \t \r\n\n" + second + b"\n\n  ", first + b"\n" + second):
-        for size in (1, 4, None):
-            gateway.reply(framed(LINES, body, size=size))
-            assert outcome(reader) == ([op("", {"a": []}), op("/b", 1)], {"a": [], "b": 1})
-    gateway.reply(framed(LINES, OPS[0], encoded(OPS[1]) + b"\r", OPS[3]))
-    delivered, error = outcome(reader)  # a carriage return between operations ends no line
-    assert (delivered, type(error)) == (OPS[:1], PatchStreamError)
-
-
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "byte order mark"])
-def test_every_way_to_write_server_sent_events_is_read(
-    mark: str, end: str, gateway: Gateway, reader: Client
-) -> None:
+def test_all_ways_to_write_events_are_read(mark: str, end: str, gateway: Gateway, reader: Client) -> None:
     document = {"ä": "😀 \u2028 \u0085 \x0c data: x", "b": [1, 2.5]}
     first, second, *rest = (encoded(each).decode() for each in ops_of(document))
     pretty = json.dumps(json.loads(rest[-1]), indent=1).splitlines()
@@ -2300,9 +1432,7 @@ def test_every_way_to_write_server_sent_events_is_read(
 
 
 @pytest.mark.parametrize("kind", [EVENTS, LINES, JSON_TYPE, "text/plain", ""])
-def test_the_first_line_tells_the_framing_and_the_content_type_nothing(
-    kind: str, client: Client, gateway: Gateway
-) -> None:
+def test_the_first_line_tells_the_framing(kind: str, client: Client, gateway: Gateway) -> None:
     for way in WAYS:  # a whole completion is a line, whatever its label says
         for size in (1, 7, None):
             body = [*pieces(body_of(good(way)), [size or 1 << 20])]
@@ -2315,17 +1445,6 @@ def test_the_first_line_tells_the_framing_and_the_content_type_nothing(
         gateway.reply(engine(Reply(body, headers={"Content-Type": kind})))
         delivered, error = outcome(client, model=f"tokens {body}")
         assert (delivered, type(error), error.raw_output) == ([], InvalidOutputError, "")
-
-
-def test_one_json_object_may_be_broken_over_lines(gateway: Gateway, client: Client) -> None:
-    body = json.dumps(whole(TICKET_TEXT), indent=2, ensure_ascii=False)
-    for size, end in ((1, ""), (50, "\n"), (None, "\n\n")):
-        gateway.reply(framed(JSON_TYPE, (body + end).encode(), size=size))
-        assert outcome(client) == (OPS_OF_TICKET, TICKET)
-    gateway.reply(framed(LINES, json.dumps(SAID["OpenAI"], indent=2)))
-    delivered, error = outcome(client)
-    assert (delivered, type(error)) == ([], PatchStreamError)
-    assert str(error).startswith("out of memory")
 
 
 def test_chunks_may_be_any_bytes_like_objects(client: Client) -> None:
@@ -2383,9 +1502,7 @@ def test_keys_are_decoded_and_then_escaped_into_the_pointer(gateway: Gateway, re
     assert [each["path"] for each in delivered] == ["", "/a", "/a/b", "/c", "/a", "/a/d", "/a/d/0", "/c"]
 
 
-def test_random_documents_in_random_pieces_give_the_operations_of_json_loads(
-    gateway: Gateway, reader: Client
-) -> None:
+def test_random_documents_give_the_operations_of_json_loads(gateway: Gateway, reader: Client) -> None:
     st = pytest.importorskip("hypothesis").strategies
     layouts = st.fixed_dictionaries(
         {
@@ -2407,9 +1524,7 @@ def test_random_documents_in_random_pieces_give_the_operations_of_json_loads(
     for_all(holds, random_documents(st), layouts, sizes, spaces, parts)
 
 
-def test_random_damage_is_refused_exactly_when_json_loads_refuses_it(
-    gateway: Gateway, reader: Client
-) -> None:
+def test_random_damage_is_refused_as_json_loads_refuses_it(gateway: Gateway, reader: Client) -> None:
     st = pytest.importorskip("hypothesis").strategies
     odd = st.sampled_from(
         [
@@ -2434,40 +1549,81 @@ def test_random_damage_is_refused_exactly_when_json_loads_refuses_it(
 
 # Beside what random damage finds.
 REFUSED_TEXTS = [
-    *["", " \n", "]", "}", ",", ":", "'", "/", "a", "\ufeff1", "\u00a01", "\x0c1", "\x00", "```json\n[]"],
-    *["Nan", "NaN", "Infinity", "-Infinity", "True", "trux", "nul", "t", "fals", "+1", ".5", "01", "-01"],
-    *["1.", "1.e1", "1e", "1e+", "-", "--1", "0x1", "1_0", "\u0661", "1\u0661", "1 2", "1 ,", "{} {", "[]]"],
-    *["[1],", '"a""', "true n", "[", "[,", "[}", "[:", "[1", "[1,", "[1,]", "[1,,", "[1 2", "[1:", "[1}"],
     *[
+        "",
+        " \n",
+        "]",
+        "'",
+        "/",
+        "\ufeff1",
+        "\u00a01",
+        "\x0c1",
+        "\x00",
+        "Nan",
+        "True",
+        "nul",
+        "+1",
+        ".5",
+        "01",
+        "1.",
+    ],
+    *[
+        "1.e1",
+        "1e+",
+        "-",
+        "--1",
+        "0x1",
+        "1_0",
+        "\u0661",
+        "1\u0661",
+        "1 2",
+        "{} {",
+        "[]]",
+        '"a""',
+        "true n",
+        "[,",
+        "[}",
+    ],
+    *[
+        "[1,]",
+        "[1,,",
+        "[1 2",
+        "[1:",
+        "[1}",
         "[truex]",
         "[12_0]",
         "[12{}]",
-        "[12true]",
-        "[NaN]",
         "[1, -Infinity]",
-        "{",
         "{,",
         "{]",
         "{1",
-        "{a",
         "{{",
     ],
     *[
-        '{"a',
         '{"a"}',
-        '{"a",',
         '{"a" 1',
-        '{"a":',
         '{"a":}',
         '{"a"::',
-        '{"a":1',
         '{"a":1]',
         '{"a":1 "',
         '{"a":1,}',
+        '{"a":1,1',
+        '{"a":{}{',
+        '"a\\',
     ],
-    *['{"a":1,,', '{"a":1,1', '{"a":{}', '{"a":{}{', '"', '"a', '"a\\', '"a\n"', '"a\t"', '"\x00"', '"\x1f"'],
-    *['{"a\n":1}', '"\\x"', '"\\\'"', '"\\U0000"', '"\\\n"', '{"\\a":1}', '"\\u12', '"\\ug000"', '"\\u12x4"'],
-    *['"\\u123"', '"\\u+123"', '"\\u0x12"', '"\\u1_23"', '"\\u\u0661\u0661\u0661\u0661"', '"\\ud83d\\uzzzz"'],
+    *[
+        '"a\n"',
+        '"\x1f"',
+        '{"a\n":1}',
+        '"\\x"',
+        '"\\\'"',
+        '"\\U0000"',
+        '"\\\n"',
+        '"\\u12x4"',
+        '"\\u123"',
+        '"\\u+123"',
+    ],
+    *['"\\u1_23"', '"\\u\u0661\u0661\u0661\u0661"', '"\\ud83d\\uzzzz"', '{"\\a":1}'],
 ]
 
 
@@ -2481,9 +1637,7 @@ def test_text_is_refused_exactly_when_json_loads_refuses_it(gateway: Gateway, re
 
 
 @pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
-def test_nesting_is_taken_far_and_refused_beyond(
-    start: str, end: str, gateway: Gateway, client: Client
-) -> None:
+def test_nesting_is_taken_far_and_no_further(start: str, end: str, gateway: Gateway, client: Client) -> None:
     delivered, _ = read_text(client, gateway, [start * 90 + "1" + end * 90])
     assert len(delivered) == 90 * len(end) + 1
     deeper, error = read_text(client, gateway, pieces(start * DEEP, [10_000]))
@@ -2518,7 +1672,7 @@ LONG: dict[str, tuple[Callable[[int], Reply], int]] = {
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_eight_times_the_stream_costs_about_eight_times_as_much(
+def test_eight_times_the_stream_costs_eight_times_as_much(
     name: str, gateway: Gateway, reader: Client
 ) -> None:
     make, size = LONG[name]
@@ -2580,6 +1734,8 @@ IN_PARTS = [THOUGHTS, *({"type": "text", "text": piece} for piece in pieces(TICK
 OBJ, ARR = [op("", {})], [op("", [])]
 ONE, AN_A = [*ops_of([1])], [*ops_of({"a": 1})]
 TWICE = [*OBJ, op("/a", {}), op("/a/b", 1), op("/a", 2)]
+MANY_KEYS = dict.fromkeys(map(str, range(10_000)))
+ODD_KEYS = {"/": 1, "~1": 3, "~0": 4, "": 5, "-": 6, "__proto__": {"-": 7}, "01": [9], "\ud800": {"\x00": 0}}
 LIMIT: Any = {"finish": "length"}
 FILTER: Any = {"finish": "content_filter"}
 
@@ -2594,6 +1750,11 @@ ANSWERS: dict[str, Said] = {
     "a number beyond floats": Said('{"a": 1E400}', is_={"a": float("inf")}),
     "null": Said("null", is_=None),
     "text that looks like NaN": Said('["NaN", "\\\\", "Infinity"]', is_=["NaN", "\\", "Infinity"]),
+    "a fraction of 100,000 digits": Said(f"[0.{'3' * 100_000}]", is_=[1 / 3]),
+    "odd strings": Said(r'["\ud800", "\ude00\ud83d", "\u0000"]', is_=["\ud800", "\ude00\ud83d", "\x00"]),
+    "odd keys": Said(json.dumps(ODD_KEYS).replace('"~0"', r'"\u007e0"'), is_=ODD_KEYS),
+    "10,000 keys": Said(json.dumps(MANY_KEYS), is_=MANY_KEYS),
+    "a key of 100,000 characters": Said(f'{{"{"k" * 100_000}": 1}}', is_={"k" * 100_000: 1}),
     "a key twice": Said('{"a": {"b": 1}, "a": 2}', is_={"a": 2}, ops=TWICE),
     "parts": Said(IN_PARTS, is_=TICKET_OBJECT, wanted=Ticket),
     "reasoning beside the text": Said("[1]", is_=[1], reasoning_content='{"a": 1}', reasoning="hm"),
@@ -2699,6 +1860,10 @@ NO_ANSWER: dict[str, tuple[Reply, str]] = {
     "content missing": (json_reply(chunk({"index": 0, "message": {"role": "assistant"}})), "no content"),
     "content of a number": (json_reply(chunk({"message": {"content": 5}})), "no content"),
     "a refusal of a number": (json_reply(chunk({"message": {"content": None, "refusal": 5}})), "no content"),
+    "an error in the choice": (
+        json_reply(chunk({"message": {"content": None}, "error": {"message": "overloaded"}})),
+        "^overloaded",
+    ),
     "an error with 200": (api_error(200, "overloaded"), "overloaded"),
     "an empty object": (json_reply({}), "no content"),
     "a string that holds JSON": (json_reply(TICKET_TEXT), "Expecting a chat completion"),
@@ -2714,43 +1879,12 @@ NO_ANSWER: dict[str, tuple[Reply, str]] = {
 
 
 @pytest.mark.parametrize(("reply", "words"), NO_ANSWER.values(), ids=NO_ANSWER)
-def test_a_200_without_an_answer_is_an_invalid_output(
-    reply: Reply, words: str, client: Client, gateway: Gateway
-) -> None:
+def test_no_answer_is_an_invalid_output(reply: Reply, words: str, client: Client, gateway: Gateway) -> None:
     gateway.reply(reply)
     for wanted in (OBJECT, Ticket, TICKETS):
         _, error = outcome(client, "generate", response_format=wanted)
         assert (type(error), error.model, error.finish_reason) == (InvalidOutputError, "test-model", None)
         assert re.search(words, str(error))
-
-
-def test_a_page_instead_of_a_stream_is_told_as_one(client: Client, gateway: Gateway) -> None:
-    page = Reply(PAGE.encode(), headers={"Content-Type": "text/html"})
-    for reply in (page, engine(page)):
-        gateway.reply(reply)
-        delivered, error = outcome(client)
-        assert (delivered, type(error), error.body) == ([], PatchStreamError, PAGE)
-        assert WRONG_URL in str(error)
-
-
-def test_an_error_in_a_choice_is_the_servers(client: Client, gateway: Gateway) -> None:
-    failed = {"error": {"code": 502, "message": "out of memory"}, "finish_reason": "error"}
-    gateway.reply(json_reply(chunk({"index": 0, "message": {"content": '{"a'}, **failed})))
-    _, error = outcome(client, "generate", response_format=Ticket)
-    assert (type(error), error.raw_output, error.finish_reason) == (InvalidOutputError, '{"a', "error")
-    assert str(error).startswith("out of memory")
-    delivered, error = outcome(client)
-    assert type(error) is PatchStreamError
-    assert str(error).startswith("out of memory")
-    last = chunk({"index": 0, "delta": {"content": ""}, **failed})
-    for framing in (EVENTS, LINES):
-        for start in ([delta('{"a": 1, ')], [op("", {}), op("/a", 1)]):
-            for record in (last, [last]):
-                gateway.reply(framed(framing, *start, record, "[DONE]"))
-                delivered, error = outcome(client)
-                assert (delivered, type(error)) == ([*ops_of({"a": 1})], PatchStreamError)
-                assert str(error).startswith("out of memory")
-                assert json.loads(error.body) == record
 
 
 class Told:
@@ -2781,6 +1915,9 @@ ENDLESS: Any = {**BREAKS, **SSE, "says": "end mark"}
 INVALID: Any = {"error": InvalidOutputError}
 CUT_OFF: Any = {**INVALID, "finish": "length", "says": "length.*max_tokens"}
 
+FAILURE: Any = {"error": {"code": 502, "message": "out of memory"}, "finish_reason": "error"}
+FAILED_CHOICE = chunk({"index": 0, "delta": {"content": ""}, **FAILURE})
+
 STREAMS: dict[str, Told] = {
     # operations, and what ends them
     "an end mark": Told(*DOC, DONE, is_=TICKET, **SSE),
@@ -2804,6 +1941,12 @@ STREAMS: dict[str, Told] = {
     "length in the end mark's choice": Told(*DOC, mark(**delta({}, "length")), **CUT_OFF, **SSE),
     "a filter": Told(*DOC, mark(finish_reason="content_filter"), says="filter", **INVALID, **FILTER, **SSE),
     "an error in the end mark": Told(*DOC, mark(**SAID["OpenAI"]), says="^out of memory", **BREAKS, **SSE),
+    "an error in a choice": Told(*DOC, FAILED_CHOICE, says="^out of memory", **BREAKS),
+    "an error in an array's choice": Told(*DOC, [FAILED_CHOICE], says="^out of memory", **BREAKS),
+    "an error event of text": Told(
+        *DOC, event("error", "out of memory"), says="out of memory", **BREAKS, **SSE
+    ),
+    "a page": Told(PAGE, says=WRONG_URL, ops=[], **BREAKS, **NDJSON),
     "an error, then an end mark": Told(*DOC, SAID["text"], "[DONE]", says="^out of memory", **BREAKS),
     "no end mark": Told(*DOC, **ENDLESS),
     "no end mark, but a comment and a ping": Told(*DOC, b": bye\n\n", event("ping", {}), **ENDLESS),
@@ -2815,6 +1958,18 @@ STREAMS: dict[str, Told] = {
     "[DONE] alone": Told("[DONE]", says="no content", ops=[], **INVALID),
     "a bad first operation": Told(op("/a", 1), "[DONE]", says="/a", ops=[], **BREAKS),
     "lines": Told(*DOC, is_=TICKET, **NDJSON),
+    "lines that are blank, and a last one without its end": Told(
+        *[b" \n\t\r\n", OPS[0], b"\n \n", encoded(OPS[1])], ops=OPS[:2], is_={"intent": "billing"}, **NDJSON
+    ),
+    "lines, a carriage return between them": Told(
+        *[OPS[0], encoded(OPS[1]) + b"\r" + encoded(OPS[3])], ops=OPS[:1], **BREAKS, **NDJSON
+    ),
+    "lines that are one completion": Told(
+        json.dumps(whole(TICKET_TEXT), indent=2), is_=TICKET, usage=USAGE, **STOP, **NDJSON
+    ),
+    "lines that are one error": Told(
+        json.dumps(SAID["OpenAI"], indent=2), ops=[], says="^out of memory", **BREAKS, **NDJSON
+    ),
     "lines, length": Told(*DOC, delta(None, "length"), **CUT_OFF, **NDJSON),
     "lines, half an operation": Told(*DOC, b'{"op":"add","path":"/x","val', **BREAKS, **NDJSON),
     "lines, cut": Told(*DOC, b'{"op":"add","path":"/x","value":1}', CUT, **BROKEN_OFF, **NDJSON),
@@ -2836,6 +1991,9 @@ STREAMS: dict[str, Told] = {
     "another choice": Told(delta("[1"), delta("9", "length", index=1), delta("]", "stop"), is_=[1], **STOP),
     "two choices in a chunk": Told(chunk(*delta("9", index=1)["choices"], *delta("[1]")["choices"]), is_=[1]),
     "events called chunk": Told(*(event("chunk", each) for each in (delta("[1]"), "[DONE]")), is_=[1], **SSE),
+    "an error in a delta's choice": Told(
+        delta("[1"), FAILED_CHOICE, ops=ARR, says="^out of memory", **BREAKS
+    ),
     "stops short": Told(delta('{"a": 1, "b'), ops=AN_A, **INVALID),
     "a number and stop": Told(delta("1"), delta("2"), delta(None, "stop"), is_=12, wanted=INT, **STOP),
     "a number and an end mark": Told(delta("1"), delta("2"), "[DONE]", is_=12),
@@ -2974,7 +2132,7 @@ NOT_UTF_8 = [b'%b"%b"}' % (ADD.encode(), bad) for bad in (b"\xff", b"\xed\xa0\x8
 
 
 @in_both_framings
-def test_a_record_that_breaks_the_protocol_ends_the_stream_after_the_good_ones(
+def test_a_bad_record_ends_the_stream_after_the_good_ones(
     framing: str, gateway: Gateway, client: Client
 ) -> None:
     good_ops = [op("", {"steps": []}), op("/intent", "x")]
@@ -2991,68 +2149,9 @@ def test_a_record_that_breaks_the_protocol_ends_the_stream_after_the_good_ones(
         assert type(outcome(client)[1]) is PatchStreamError, record
 
 
-MANY_KEYS = dict.fromkeys(map(str, range(10_000)))
-ODD_KEYS = {
-    "/": 1,
-    "~": 2,
-    "~1": 3,
-    "~0": 4,
-    "": 5,
-    "-": 6,
-    "__proto__": {"-": 7},
-    "0": 8,
-    "01": [9],
-    "a/b~": 0,
-}
-
-# JSON text that stands for the value of a field, and that value.
-HOSTILE: dict[str, tuple[str, Any]] = {
-    "nested arrays": ("[" * DEEP + "]" * DEEP, MISSING),
-    "nested objects": ('{"a":' * DEEP + "1" + "}" * DEEP, MISSING),
-    "arrays that never close": ("[" * DEEP, MISSING),
-    "an integer of 10,000 digits": (DIGITS, MISSING),
-    "a negative integer of 10,000 digits": (f"-{DIGITS}", MISSING),
-    "a fraction of 100,000 digits": ("0." + "3" * 100_000, 1 / 3),
-    "NaN": ("NaN", MISSING),
-    "Infinity": ("Infinity", MISSING),
-    "-Infinity": ("-Infinity", MISSING),
-    "a lone surrogate": (r'"\ud800"', "\ud800"),
-    "surrogates the wrong way round": (r'"\ude00\ud83d"', "\ude00\ud83d"),
-    "NUL": (r'"\u0000"', "\x00"),
-    "a bare NUL": ('"\x00"', MISSING),
-    "a key of a megabyte": (f'{{"{"k" * 1_000_000}": 1}}', {"k" * 1_000_000: 1}),
-    "a NUL as a key": (r'{"\u0000": {"": [1]}}', {"\x00": {"": [1]}}),
-    "a surrogate as a key": (r'{"\ud800": 1}', {"\ud800": 1}),
-    "10,000 keys": (json.dumps(MANY_KEYS), MANY_KEYS),
-    "keys that look like pointers": (json.dumps(ODD_KEYS).replace('"~0"', r'"\u007e0"'), ODD_KEYS),
-}
-
-
-@pytest.mark.parametrize(("text", "value"), HOSTILE.values(), ids=HOSTILE)
-def test_hostile_content_is_the_right_value_or_a_documented_error(
-    text: str, value: Any, client: Client, gateway: Gateway
-) -> None:
-    document = f'{{"x": {text}}}'
-    ops = [encoded(op("", {})).decode(), f'{{"op":"add","path":"/x","value":{text}}}', "[DONE]"]
-    tokens = [delta(document, "stop"), "[DONE]"]
-    forms = {"generate": completion(document), "tokens": framed(EVENTS, *tokens)}
-    forms |= {"events": framed(EVENTS, *ops), "lines": framed(LINES, *ops[:2])}
-    for way, reply in forms.items():
-        gateway.reply(reply)
-        start = time.monotonic()
-        delivered, end = outcome(client, way)
-        assert time.monotonic() - start < 10
-        if value is MISSING:
-            assert type(end) is (PatchStreamError if way in ("events", "lines") else InvalidOutputError), way
-            assert len(str(end)) < 1_000
-        else:
-            assert end == {"x": value}, way
-            assert way == "generate" or fold(delivered) == end
-
-
 @of_every_way
 @pytest.mark.parametrize("framing", ["chunked", "close"], ids=["last chunk", "closed connection"])
-def test_a_clean_end_in_mid_answer_is_never_taken_for_the_end_of_the_answer(
+def test_a_clean_end_in_mid_answer_is_no_end(
     framing: str, way: str, client: Client, gateway: Gateway
 ) -> None:
     body = body_of(good(way))  # proxies turn a server that dies in mid-answer into a clean end
@@ -3122,7 +2221,7 @@ WRONG_KEYS = {
 
 
 @pytest.mark.parametrize(("given", "in_environment", "message"), WRONG_KEYS.values(), ids=WRONG_KEYS)
-def test_a_wrong_key_is_a_value_error_that_does_not_quote_it_and_nothing_stands_in_for_it(
+def test_nothing_stands_in_for_a_wrong_key(
     given: str | None, in_environment: str | None, message: str, connect: Connect, monkeypatch: MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "marked-for-openai")
@@ -3139,7 +2238,7 @@ def test_a_wrong_key_is_a_value_error_that_does_not_quote_it_and_nothing_stands_
 
 
 @every_call
-def test_a_callable_key_is_called_for_each_request_and_may_raise(
+def test_a_callable_key_is_called_for_each_request(
     call: Call, replies: list[Reply], connect: Connect, gateway: Gateway
 ) -> None:
     if "Callable" not in str(inspect.signature(openai.OpenAI).parameters["api_key"].annotation):
@@ -3179,7 +2278,7 @@ URLS = {
 
 @pytest.mark.parametrize("kind", [str, lambda url: http_library().URL(url)], ids=["str", "URL"])
 @pytest.mark.parametrize("name", URLS)
-def test_the_base_url_is_the_given_one_or_that_of_the_environment(
+def test_the_base_url_is_given_or_set(
     name: str, kind: Callable[[str], Any], connect: Connect, gateway: Gateway, monkeypatch: MonkeyPatch
 ) -> None:
     given, in_environment, path = URLS[name]
@@ -3218,9 +2317,7 @@ def test_the_base_url_is_the_dottxt_api_otherwise(url: str | None, monkeypatch: 
 
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "api.dottxt.ai/v1", "//localhost/v1", "ftp://host/v1"])
-def test_a_base_url_without_http_or_https_is_a_value_error_that_says_so(
-    url: str, connect: Connect, monkeypatch: MonkeyPatch
-) -> None:
+def test_a_base_url_has_http_or_https(url: str, connect: Connect, monkeypatch: MonkeyPatch) -> None:
     raw = connect().raw
     for way in (connect, raw.with_options, raw.copy):
         with pytest.raises(ValueError, match=r"(?s)(?=.*http://)(?=.*https://)"):
@@ -3228,17 +2325,6 @@ def test_a_base_url_without_http_or_https_is_a_value_error_that_says_so(
     monkeypatch.setenv("DOTTXT_BASE_URL", url)
     with pytest.raises(ValueError, match=r"(?s)(?=.*http://)(?=.*https://)"):
         connect(base_url=None)
-
-
-OPENAI_ENVIRONMENT = {
-    "OPENAI_API_KEY": "leak-key",
-    "OPENAI_ORG_ID": "leak-org",
-    "OPENAI_PROJECT_ID": "leak-project",
-    "OPENAI_BASE_URL": "http://127.0.0.1:9/leak-url",
-    "OPENAI_ADMIN_KEY": "leak-admin",
-    "OPENAI_WEBHOOK_SECRET": "leak-secret",
-    "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer leak-auth\nX-Leak: leak-custom\nUser-Agent: leak-agent",
-}
 
 
 def ask_as_admin(client: Client) -> None:
@@ -3271,7 +2357,7 @@ OWN_OPTIONS = {
 
 @pytest.mark.parametrize("own", [False, True], ids=["no options", "options"])
 @pytest.mark.parametrize("call", EVERY_CALL)
-def test_a_request_carries_what_the_caller_gave_and_nothing_that_the_environment_holds_for_openai(
+def test_a_request_carries_nothing_that_is_set_for_openai(
     call: str, own: bool, connect: Connect, gateway: Gateway, monkeypatch: MonkeyPatch
 ) -> None:
     ask, replies = EVERY_CALL[call]
@@ -3301,7 +2387,7 @@ def test_a_request_carries_what_the_caller_gave_and_nothing_that_the_environment
 
 
 @pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
-def test_a_copy_differs_from_its_client_only_where_it_was_told_to(
+def test_a_copy_differs_only_where_it_was_told_to(
     duplicate: Callable[..., Any], connect: Connect, gateway: Gateway
 ) -> None:
     client = connect(default_headers={"X-First": "1"})
@@ -3328,7 +2414,7 @@ def test_a_copy_differs_from_its_client_only_where_it_was_told_to(
 
 
 @every_call
-def test_the_clients_timeout_retries_and_http_client_hold_for_every_call(
+def test_the_clients_options_hold_for_every_call(
     call: Call, replies: list[Reply], connect: Connect, gateway: Gateway
 ) -> None:
     gateway.reply(Reply([EVER], status=None))
@@ -3342,40 +2428,7 @@ def test_the_clients_timeout_retries_and_http_client_hold_for_every_call(
     assert len([1 for request in gateway.requests if "x-mine" in request.headers]) == 2 + len(replies)
 
 
-def test_models_list_is_the_sdks_page(client: Client, gateway: Gateway) -> None:
-    gateway.reply(MODELS)
-    page = list_models(client)
-    assert isinstance(page, AsyncPage if client.loop else SyncPage)
-    assert isinstance(page.data[0], openai.types.Model)
-    assert [model.id for model in client.iterate(client.raw.models.list())] == ["m-1"]
-
-
-@pytest.mark.parametrize("way", ["close", "with", "with and an exception"])
-def test_a_client_that_is_closed_or_left_has_no_connection(
-    way: str, client: Client, gateway: Gateway
-) -> None:
-    gateway.reply(completion("{}"))
-
-    def work() -> None:
-        client.generate()
-        assert gateway.open == 1
-        if way == "with and an exception":
-            raise NotOurs
-
-    if way == "close":
-        work()
-        client.wait(client.raw.close())
-    else:
-        fails = way == "with and an exception"
-        with pytest.raises(NotOurs) if fails else contextlib.nullcontext(), client as entered:
-            assert entered is client.raw
-            work()
-    gateway.wait_for(lambda: gateway.open == 0)
-
-
-def test_no_repr_message_or_log_shows_the_key(
-    connect: Connect, gateway: Gateway, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_shows_the_key(connect: Connect, gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     client = connect(api_key="marked-secret")
     gateway.reply(completion("{}"))
@@ -3466,7 +2519,7 @@ def test_the_sdks_own_message_objects_are_messages_too(client: Client, gateway: 
     assert streamed[0]["tool_calls"] == [call]
 
 
-def test_a_stream_asks_for_server_sent_events_and_no_compression(gateway: Gateway, connect: Connect) -> None:
+def test_a_stream_asks_for_events_without_compression(gateway: Gateway, connect: Connect) -> None:
     mine = {"ACCEPT": "application/json", "accept-encoding": "gzip", "X-Tenant": "blue"}
     clients = [connect(), connect(default_headers=mine), connect(), connect(default_headers=mine)]
     options = [{}, {}, {"extra_headers": mine}, {"extra_headers": mine}]
@@ -3479,7 +2532,6 @@ def test_a_stream_asks_for_server_sent_events_and_no_compression(gateway: Gatewa
     assert [request.headers.get("x-tenant") for request in gateway.requests] == [None] * 2 + ["blue"] * 6
 
 
-USE_STREAM, USE_INPUT = r"use client\.stream\(", r"use input="
 # Wrong for every method, and wrong for a stream alone.
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stream": True}, "stream"),
@@ -3515,7 +2567,7 @@ WRONG_FOR_A_STREAM: list[tuple[dict[str, Any], str]] = [
     ],
     ids=short,
 )
-def test_wrong_arguments_are_type_errors_that_say_what_to_use(
+def test_wrong_arguments_are_type_errors(
     method: str, wrong: dict[str, Any], message: str, client: Client, gateway: Gateway
 ) -> None:
     with pytest.raises(TypeError, match=message):
@@ -3536,9 +2588,7 @@ def test_type_errors_name_the_client_and_its_signature_shows_the_arguments() -> 
                 assert inspect.iscoroutinefunction(getattr(AsyncDotTxt, method)) == (method != "stream")
 
 
-def test_tools_that_wrap_create_see_the_whole_request(
-    client: Client, gateway: Gateway, monkeypatch: MonkeyPatch
-) -> None:
+def test_tools_that_wrap_create_see_all(client: Client, gateway: Gateway, monkeypatch: MonkeyPatch) -> None:
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     completions: Any = AsyncCompletions if client.loop else Completions
     original = completions.create
@@ -3581,7 +2631,7 @@ def test_nothing_is_sent_before_a_stream_is_read(gateway: Gateway, client: Clien
     assert len(gateway.requests) == 1
 
 
-def test_a_streams_timeout_goes_before_its_clients(gateway: Gateway, connect: Connect) -> None:
+def test_a_streams_timeout_goes_first(gateway: Gateway, connect: Connect) -> None:
     client = connect(timeout=0.1)
     gateway.reply(Reply([EVER], status=None))
     more: list[dict[str, Any]] = [{}, {"timeout": None}]
@@ -3624,7 +2674,7 @@ def streams_asked_for(gateway: Gateway) -> list[Any]:
 @pytest.mark.parametrize(
     "first", [*REFUSALS_OF_PATCHES.values(), *WHOLE.values()], ids=[*REFUSALS_OF_PATCHES, *WHOLE]
 )
-def test_an_engine_without_patch_mode_is_asked_for_tokens_and_that_is_remembered(
+def test_an_engine_without_patch_mode_is_asked_for_tokens(
     first: Reply, gateway: Gateway, connect: Connect
 ) -> None:
     client = connect(max_retries=0 if first.status == 500 else 2)
@@ -3642,9 +2692,7 @@ def test_an_engine_without_patch_mode_is_asked_for_tokens_and_that_is_remembered
     assert streams_asked_for(gateway)[len(bodies)] == "patch"
 
 
-def test_what_is_remembered_holds_for_a_base_url_and_a_model_and_in_copies(
-    gateway: Gateway, client: Client
-) -> None:
+def test_that_is_remembered_for_a_base_url_and_a_model(gateway: Gateway, client: Client) -> None:
     gateway.reply(engine(sse(TICKET_TEXT)))
     raw = client.raw
     before = raw.with_options(timeout=5)
@@ -3661,9 +2709,7 @@ def test_what_is_remembered_holds_for_a_base_url_and_a_model_and_in_copies(
 
 
 @pytest.mark.parametrize("status", [204, 400, 401, 404, 422, 500])
-def test_a_refusal_is_not_remembered_when_tokens_are_refused_too(
-    status: int, gateway: Gateway, client: Client
-) -> None:
+def test_a_refusal_of_tokens_too_is_not_remembered(status: int, gateway: Gateway, client: Client) -> None:
     second = Reply(status=204) if status == 204 else api_error(status, "not so either")
     gateway.reply(NO_PATCH_MODE, second, NO_PATCH_MODE, sse("1"))
     delivered, error = outcome(client)
@@ -3708,9 +2754,7 @@ def test_a_token_stream_gives_the_events_of_a_patch_stream(gateway: Gateway, cli
 # ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_result_is_there_after_some_events_and_after_all_and_twice(
-    gateway: Gateway, client: Client
-) -> None:
+def test_the_result_is_there_at_any_time_and_twice(gateway: Gateway, client: Client) -> None:
     gateway.reply(patches(*OPS_OF_TICKET))
     for read_before in range(6):
         stream = client.stream(response_format=Ticket)
@@ -3760,9 +2804,7 @@ def elements(client: Client, stream: Any, kind: Any, field: str, visit: Callable
 
 
 @pytest.mark.parametrize("name", ELEMENTS)
-def test_an_element_is_handed_out_as_soon_as_it_is_complete(
-    name: str, client: Client, gateway: Gateway
-) -> None:
+def test_an_element_comes_as_soon_as_it_is_complete(name: str, client: Client, gateway: Gateway) -> None:
     document, kind, at, expected, counts = ELEMENTS[name]
     ops = [*ops_of(document)]
     replies = [good(way, document) for way in WAYS] + [good("tokens", document, size=1)]
@@ -3801,9 +2843,7 @@ LAST: dict[str, tuple[list[Any], Any]] = {
 
 
 @pytest.mark.parametrize(("end", "error"), LAST.values(), ids=LAST)
-def test_the_last_element_may_be_cut_where_the_answer_is_not_complete(
-    end: list[Any], error: Any, client: Client, gateway: Gateway
-) -> None:
+def test_the_last_element_may_be_cut(end: list[Any], error: Any, client: Client, gateway: Gateway) -> None:
     gateway.reply(framed(EVENTS, *ops_of(LINE_ITEMS), *end))
     stream = client.stream()
     got: list[Any] = []
@@ -3826,9 +2866,7 @@ def test_the_last_element_may_be_cut_where_the_answer_is_not_complete(
     assert got == LINE_OBJECTS  # lines that have ended
 
 
-def test_an_element_that_does_not_fit_is_an_invalid_output_that_names_its_place(
-    client: Client, gateway: Gateway
-) -> None:
+def test_an_element_that_does_not_fit_is_named(client: Client, gateway: Gateway) -> None:
     bad = {"lines": [LINE_ITEMS[0], {"item": "é", "price": "free"}, LINE_ITEMS[2]]}
     for way in WAYS:
         gateway.reply(good(way, bad))
@@ -3844,9 +2882,7 @@ def test_an_element_that_does_not_fit_is_an_invalid_output_that_names_its_place(
         assert client.wait(stream.result()) == bad
 
 
-def test_the_response_is_there_from_the_first_event_on_and_after_an_error(
-    client: Client, gateway: Gateway
-) -> None:
+def test_the_response_is_there_after_an_error_too(client: Client, gateway: Gateway) -> None:
     for reply in (patches(*OPS_OF_TICKET), patches(op("", {}), SAID["OpenAI"]), engine(sse(TICKET_TEXT))):
         replies = (
             [reply]
@@ -3868,9 +2904,7 @@ def test_the_response_is_there_from_the_first_event_on_and_after_an_error(
 @pytest.mark.parametrize(
     "reply", [patches(*OPS_OF_TICKET), ndjson(*OPS_OF_TICKET), sse(*pieces(TICKET_TEXT, [4]))]
 )
-def test_a_stream_that_was_closed_has_a_result_only_if_it_had_ended(
-    reply: Reply, gateway: Gateway, client: Client
-) -> None:
+def test_a_closed_stream_has_a_result_if_it_had_ended(reply: Reply, gateway: Gateway, client: Client) -> None:
     gateway.reply(reply)
     ended = client.stream(response_format=Ticket)
     assert len(list(client.iterate(ended))) == 5
@@ -3893,6 +2927,7 @@ def test_a_stream_that_was_closed_has_a_result_only_if_it_had_ended(
 
 HELD: dict[str, Callable[[Any], Reply]] = {
     "patches": lambda gone: patches(op("", {}), op("/a", "x"), gone, op("/b", "y")),
+    "lines": lambda gone: ndjson(op("", {}), op("/a", "x"), *[0.01, b"\n"] * 500),
     "tokens": lambda gone: sse('{"a": "x", ', gone, '"b": "y"}'),
 }
 
@@ -3905,7 +2940,7 @@ def stalled(request: pytest.FixtureRequest, gateway: Gateway) -> Gateway:
 
 
 @pytest.mark.parametrize("error", [None, KeyError("mine")])
-def test_leaving_a_with_block_closes_the_connection_at_once(
+def test_leaving_a_with_block_closes_at_once(
     error: Exception | None, stalled: Gateway, client: Client
 ) -> None:
     kept = client.stream()
@@ -3930,30 +2965,13 @@ def test_leaving_a_with_block_closes_the_connection_at_once(
     client.until(lambda: stalled.open == 0)
 
 
-def test_a_stream_that_is_left_by_break_and_dropped_gives_its_connection_back(
-    stalled: Gateway, client: Client
-) -> None:
+def test_a_dropped_stream_gives_its_connection_back(stalled: Gateway, client: Client) -> None:
     for_each(client, client.stream(), lambda event: event.field == "a")
     for_each(client, client.stream().elements(TypeAdapter(str), "none"), bool) if False else None
     gc.collect()
     client.until(lambda: stalled.open == 0)
     stalled.reply(patches(op("", 1)))
     assert client.result() == 1
-
-
-@pytest.mark.parametrize("way", ["events", "lines", "tokens"])
-def test_a_stream_that_never_ends_can_be_left(way: str, client: Client, gateway: Gateway) -> None:
-    body = body_of(good(way))
-    end = {"events": body.rfind(b"event: done"), "lines": len(body), "tokens": body.rfind(b"data: [DONE]")}
-    noise = {"events": b": ping\n\n", "lines": b"\n", "tokens": b': ping\n\ndata: {"choices": []}\n\n'}
-    more: list[Any] = [0.01, noise[way]] * 1_000
-    gateway.reply(Reply([body[: end[way]], *more]))
-    stream = client.stream()
-    events = client.iterate(stream)
-    assert [next(events).op for _ in ops_from(way)] == ops_from(way)
-    client.leave(stream)
-    client.until(lambda: gateway.open == 0)
-    assert list(events) == []
 
 
 @pytest.mark.parametrize(
@@ -3967,9 +2985,7 @@ def test_patch_streams_in_a_row_open_one_connection(reply: Reply, gateway: Gatew
 
 
 @pytest.mark.parametrize("deltas", [[*pieces(TICKET_TEXT, [8])], [None], [{"refusal": "no"}]], ids=short)
-def test_a_token_stream_is_closed_at_its_end_mark(
-    deltas: list[Any], client: Client, gateway: Gateway
-) -> None:
+def test_tokens_are_closed_at_their_end_mark(deltas: list[Any], client: Client, gateway: Gateway) -> None:
     noise = b': ping\n\ndata: {"choices": []}\n\ndata: [DONE]\n\n'
     gateway.reply(engine(framed(EVENTS, *map(delta, deltas), "[DONE]", *[0.02, noise] * 500)))
     start = time.monotonic()
@@ -3986,9 +3002,7 @@ def test_a_token_stream_is_closed_at_its_end_mark(
 
 @pytest.mark.parametrize("bad", [op("/a/b", 1), "not JSON", SAID["text"]], ids=["operation", "text", "error"])
 @in_both_framings
-def test_a_broken_protocol_closes_the_connection_at_once(
-    framing: str, bad: Any, gateway: Gateway, client: Client
-) -> None:
+def test_a_broken_protocol_closes_at_once(framing: str, bad: Any, gateway: Gateway, client: Client) -> None:
     gateway.reply(framed(framing, op("", {}), bad, EVER))
     start = time.monotonic()
     assert type(outcome(client, timeout=2)[1]) is PatchStreamError
@@ -4009,7 +3023,7 @@ def held(count: int, go_on: threading.Event) -> Reply:
 
 
 @pytest.mark.parametrize("count", [0, 1], ids=["before the response", "after an event"])
-def test_a_stream_that_another_thread_closes_gives_no_more(
+def test_a_stream_closed_in_another_thread_gives_no_more(
     count: int, reader: Client, gateway: Gateway
 ) -> None:
     go_on = threading.Event()
@@ -4047,18 +3061,7 @@ async def test_a_stream_that_another_task_closes_ends(gateway: Gateway) -> None:
 
 
 @asynchronous
-async def test_an_event_can_be_awaited_in_a_task_of_its_own(gateway: Gateway) -> None:
-    gateway.reply(patches(op("", {}), op("/intent", "billing")))
-    async with AsyncDotTxt(api_key="test-key", base_url=gateway.url) as client:
-        stream = async_stream(gateway, client)
-        first = await asyncio.create_task(stream.__anext__())
-        second = await asyncio.wait_for(anext(stream), 5)
-        assert [first.field, second.field] == ["", "intent"]
-        assert await anext(stream, None) is None
-
-
-@asynchronous
-async def test_a_wait_that_is_cancelled_ends_the_stream_and_never_looks_like_its_end(
+async def test_a_cancelled_wait_never_looks_like_an_end(
     gateway: Gateway,
 ) -> None:
     async with AsyncDotTxt(api_key="test-key", base_url=gateway.url) as client:
@@ -4131,7 +3134,7 @@ def assert_serves(client: Client, gateway: Gateway, way: str) -> None:
 
 @of_every_way
 @pytest.mark.parametrize(("fault", "count", "error"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_is_an_error_of_the_sdk_and_the_client_goes_on(
+def test_a_fault_is_an_error_and_the_client_goes_on(
     fault: Callable[[str], Reply],
     count: int | None,
     error: type[Exception],
@@ -4150,9 +3153,7 @@ def test_a_fault_is_an_error_of_the_sdk_and_the_client_goes_on(
 
 
 @of_every_way
-def test_only_an_end_mark_makes_an_answer_whole_whose_connection_is_cut(
-    way: str, client: Client, gateway: Gateway
-) -> None:
+def test_an_end_mark_makes_an_answer_whole_that_is_cut(way: str, client: Client, gateway: Gateway) -> None:
     gateway.reply(good(way, DOCUMENT, CUT))
     delivered, end = outcome(client, way)
     assert delivered == ops_from(way)
@@ -4161,9 +3162,7 @@ def test_only_an_end_mark_makes_an_answer_whole_whose_connection_is_cut(
 
 
 @of_every_way
-def test_a_server_error_is_retried_and_passes_or_is_told(
-    way: str, connect: Connect, gateway: Gateway
-) -> None:
+def test_a_server_error_is_retried_or_told(way: str, connect: Connect, gateway: Gateway) -> None:
     client = connect(max_retries=2)
     busy = api_error(503, "try again", **SOON)
     gateway.reply(busy, busy, good(way))
@@ -4195,9 +3194,7 @@ def test_an_answer_is_the_same_however_it_is_sent(way: str, client: Client, gate
     assert_serves(client, gateway, way)
 
 
-def test_whatever_bytes_a_server_sends_the_error_is_a_documented_one(
-    client: Client, gateway: Gateway
-) -> None:
+def test_whatever_a_server_sends_the_error_is_documented(client: Client, gateway: Gateway) -> None:
     st = pytest.importorskip("hypothesis").strategies
     damage = st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=8))
     types = st.sampled_from([EVENTS, LINES, JSON_TYPE, "text/html", ""])
@@ -4278,9 +3275,7 @@ def http2() -> Iterator[Http2Server]:
 
 
 @pytest.mark.parametrize("kind", [DotTxt, AsyncDotTxt], ids=["sync", "async"])
-def test_http2_serves_every_call_over_one_connection_and_is_left_at_once(
-    kind: Any, http2: Http2Server
-) -> None:
+def test_http2_serves_every_call_and_is_left_at_once(kind: Any, http2: Http2Server) -> None:
     http: Any = openai.DefaultHttpxClient if kind is DotTxt else openai.DefaultAsyncHttpxClient
     delivered = threading.Event()
     tokens = body_of(framed(EVENTS, *map(delta, pieces(TICKET_TEXT, [8])), delta(None, "stop"), "[DONE]"))
@@ -4870,18 +3865,3 @@ def test_descriptors_that_a_shell_has_closed_are_no_traceback(settings: None, ga
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, gateway.requests) == (1, b"", [])
     assert re.fullmatch(rb"dottxt: [^\n]*\n", err)
-
-
-ROOT = Path(__file__).parent
-
-
-def run_code(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own, which finds the module."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(dottxt.__file__).parent), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )

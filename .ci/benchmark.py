@@ -98,7 +98,7 @@ def output_type(subject: str) -> Any:
 def serve() -> None:
     """Answer as the first part of a URL's path says, until standard input ends."""
     sys.path.insert(0, str(ROOT))
-    from test_dottxt import Gateway, Reply, Request, api_error, completion, sse
+    from gateway import Gateway, Reply, Request, api_error, completion, sse
 
     @cache
     def patches(subject: str, is_sse: bool) -> Reply:

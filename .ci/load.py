@@ -9,6 +9,7 @@ import inspect
 import itertools
 import json
 import logging
+import os
 import resource
 import subprocess
 import sys
@@ -18,16 +19,18 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
 import openai
 import pytest
+from gateway import DONE, Client, Gateway, Reply, encoded, of_every_way, op, outcome
 
+import dottxt
 from dottxt import AsyncDotTxt, DotTxt
-from test_dottxt import DONE, Client, Gateway, Reply, encoded, of_every_way, op, outcome, run_python
 
-pytest_plugins = ["test_dottxt"]  # for its fixtures
+pytest_plugins = ["gateway"]  # for its fixtures
 
 
 def serve_echo() -> None:  # noqa: C901
@@ -250,6 +253,15 @@ with contextlib.suppress(KeyError):
     asyncio.run(main())
 """,
 }
+
+
+def run_python(code: str) -> str:
+    """What the code prints in a process of its own, which must end well and say nothing else."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(dottxt.__file__).parent)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 @pytest.mark.parametrize("last_act", LAST_ACTS.values(), ids=LAST_ACTS)

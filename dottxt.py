@@ -30,6 +30,7 @@ import time
 import types
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import aclosing, closing
 from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, overload
 
 import openai
@@ -56,7 +57,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-ElementT = TypeVar("ElementT")
+E = TypeVar("E")
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 Typed = type[ModelT] | pydantic.TypeAdapter[T]  # the output types that type checkers can follow
 Messages = str | list[Any]  # one user message, or OpenAI-style message dicts
@@ -82,9 +83,7 @@ def _loads(text: str) -> Any:
     except (KeyError, ValueError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError):
             raise
-        what = (
-            f"{error.args[0]} is not JSON" if isinstance(error, KeyError) else str(error)
-        )  # too many digits
+        what = f"{error.args[0]} is not JSON" if isinstance(error, KeyError) else str(error)
         raise json.JSONDecodeError(what, text, 0) from None
 
 
@@ -109,10 +108,9 @@ def _shorten(text: str) -> str:
 
 def _show(value: object) -> str:
     """Return a value's `repr`, shortened and without addresses in memory."""
-    try:
+    with contextlib.suppress(Exception):  # an integer of 5,000 digits has none
         return _shorten(re.sub(r" (object )?at 0x[0-9A-Fa-f]+", "", repr(value)))
-    except Exception:  # an integer of 5,000 digits has none
-        return f"an instance of {type(value).__name__}"
+    return f"an instance of {type(value).__name__}"
 
 
 # --- Errors -------------------------------------------------------------------------------------------------
@@ -123,17 +121,7 @@ _HINTS = {
     404: "client.models.list(), or `dottxt models`, lists the models; base_url usually ends in /v1",
 }
 # Where servers put what they have to say.
-_MESSAGE_KEYS = (
-    "error",
-    "message",
-    "detail",
-    "errors",
-    "msg",
-    "description",
-    "status_msg",
-    "base_resp",
-    "choices",
-)
+_MESSAGE_KEYS = ("error", "message", "detail", "errors", "msg", "description", "status_msg", "choices")
 _WRONG_URL = "it is a web page: base_url is probably wrong"
 _is_web_page = re.compile(r"\s*<(?:!doc|html)", re.IGNORECASE).match
 
@@ -211,10 +199,9 @@ def _server_message(body: str) -> str:
             return next(filter(None, (find(said.get(key)) for key in _MESSAGE_KEYS)), "")
         return said.strip() if isinstance(said, str) else ""
 
-    try:
+    with contextlib.suppress(json.JSONDecodeError):
         return find(_loads(body))
-    except json.JSONDecodeError:
-        return ""
+    return ""
 
 
 def _redact(text: str, key: str) -> str:
@@ -384,8 +371,9 @@ def _checked(given: str | bytes, source: str = "response_format") -> bytes:
         raise InvalidSchemaError(f"{source} is not JSON ({error}): {hint}") from error
     schema = marshal.loads(data)
     if not isinstance(schema, dict):
-        hint = 'pass a JSON Schema object, such as {"type": "string"}'
-        raise InvalidSchemaError(f"{source} is not a JSON object: {_show(schema)}; {hint}")
+        raise InvalidSchemaError(
+            f'{source} is {_show(schema)}: pass a JSON object, such as {{"type": "string"}}'
+        )
     if schema.get("type") == "json_schema" or ("name" in schema and isinstance(schema.get("schema"), dict)):
         raise InvalidSchemaError("response_format is the envelope of a request: pass the inner schema")
     keywords, meta_schema = _meta_schema()
@@ -394,8 +382,7 @@ def _checked(given: str | bytes, source: str = "response_format") -> bytes:
         hint = f"it would constrain nothing; to ask for an object, pass {form}"
         raise InvalidSchemaError(f"{source} contains no keyword of JSON Schema: {hint}")
     draft = schema.get("$schema", _DRAFT)
-    other_draft = isinstance(draft, str) and draft.rstrip("#") != _DRAFT
-    if other_draft or schema.get("type") == "structural-tag":
+    if (isinstance(draft, str) and draft.rstrip("#") != _DRAFT) or schema.get("type") == "structural-tag":
         return data
     try:
         meta_schema.validate_python(schema)
@@ -747,17 +734,12 @@ class _Text:
         self.is_bad = False  # not JSON, or, once it is finished, not all of it
         self._text, self._pos = "", 0  # what is being read, and how far that is
         self._string: list[str] | None = None  # pieces of a string that is not closed
-        self._opened: list[
-            list[Any]
-        ] = []  # path, index of the next value, and closing bracket of each container
+        self._opened: list[list[Any]] = []  # of each container: path, index to come, closing bracket
         self._path = ""  # of the next value
         self._expected = "value"  # what the grammar wants next
 
     def feed(self, text: str, finished: bool = False, ends_number: bool = False) -> Iterator[Op]:
-        """Yield the operations that `text` completes; none once it is bad.
-
-        If it is the last text, `ends_number` tells whether a number at the root is over: 12 may start 123.
-        """
+        """Yield the operations that `text` completes. `ends_number`: 12 at the root is not the start of 123."""
         self._text, self._pos = self._text[self._pos :] + text, 0
         try:
             while not self.is_bad and (token := self._next(finished, ends_number)):
@@ -809,10 +791,9 @@ class _Text:
                 raise ValueError
             self._expected = "next" if opened else "end"
             if kind in ("{", "["):
-                value, closing, self._expected = (
-                    ({}, "}", "first key") if kind == "{" else ([], "]", "first value")
-                )
+                value, closing, first = ({}, "}", "first key") if kind == "{" else ([], "]", "first value")
                 self._path = f"{path}/0"
+                self._expected = first
                 opened.append([path, 0, closing])
             return {"op": "add", "path": path, "value": value}
         if kind == "string" and expected in ("key", "first key"):
@@ -852,12 +833,9 @@ def _content(part: dict[str, Any]) -> str:
 
 def _reports_error(record: Any) -> bool:
     """Return whether an error stands in a record, in its choice, or in one of an array of records."""
-    if isinstance(record, list):
-        return any(map(_reports_error, record))
-    if not isinstance(record, dict):
-        return False
-    is_error = bool(record.get("error")) or record.get("object") == "error"
-    return is_error or _reports_error(record.get("choices"))
+    records = [each for each in (record if isinstance(record, list) else [record]) if isinstance(each, dict)]
+    is_error = any(each.get("error") or each.get("object") == "error" for each in records)
+    return is_error or any(_reports_error(each.get("choices")) for each in records)
 
 
 class _Answer:
@@ -1002,11 +980,9 @@ class _Answer:
 
     def _note(self, told: dict[str, Any]) -> None:
         """Keep the finish reason and the usage that a record or a choice tells."""
-        reason, usage = (
-            told.get("finish_reason"),
-            told.get("usage") or (told.get("x_groq") or {}).get("usage"),
-        )
+        reason, usage, groq = told.get("finish_reason"), told.get("usage"), told.get("x_groq") or {}
         self.finish_reason = reason if reason and isinstance(reason, str) else self.finish_reason
+        usage = usage or (groq.get("usage") if isinstance(groq, dict) else None)
         self.usage = usage if isinstance(usage, dict) else self.usage
 
     def _fail(self, what: str | None = None) -> NoReturn:
@@ -1031,7 +1007,7 @@ class _Answer:
         if _reports_error(record) or not self._pieces:
             self._record = _encode(record).encode()
             raise self._invalid(None, self.raw_output, reported=True)
-        return self.value()
+        return self.validate(self.check())
 
     def check(self) -> str:
         """Return the JSON text of the answer if it is whole, and raise otherwise."""
@@ -1042,27 +1018,21 @@ class _Answer:
             raise self._invalid(None, text)
         return text
 
-    def value(self) -> Any:
-        """Return the value of the wanted type."""
-        return self.validate(self.check(), self.wanted)
-
     @property
     def _has_stopped(self) -> bool:
         """Whether the server says that the model came to its end."""
         return self.finish_reason.lower() in _ENDS if self.finish_reason else self.has_end_mark
 
-    def validate(self, text: str, wanted: _OutputType, place: str = "") -> Any:
+    def validate(self, text: str, wanted: _OutputType | None = None, place: str = "") -> Any:
         """Return the value of a type that JSON text, or that of the element at a place, stands for."""
         try:
             if "NaN" in text or "Infinity" in text:  # outside of strings Pydantic takes them, JSON does not
                 _loads(text)
-            return wanted.validate(text)
+            return (wanted or self.wanted).validate(text)
         except (json.JSONDecodeError, pydantic.ValidationError) as error:
-            raise self._invalid(error, text, f"{wanted.name}{place and f' at {place}'}") from error
+            raise self._invalid(error, text, f"{wanted.name} at {place}" if wanted else "") from error
 
-    def _invalid(
-        self, error: Fault | None, text: str, what: str = "", reported: bool = False
-    ) -> InvalidOutputError:
+    def _invalid(self, error: Fault | None, text: str, what: str = "", reported: bool = False) -> Exception:
         """Return the error for text that is not a value of the wanted type, with what to do about it."""
         fault = error or json.JSONDecodeError("The output stops short", text, len(text))
         try:
@@ -1071,10 +1041,9 @@ class _Answer:
             fault = not_json
         message = f"{self.model} did not return a valid {what or self.wanted.name}"
         diagnosis = "; ".join(self._diagnosis(fault, text))
-        said = ""
-        if reported or not text:  # an error may stand in the place of the model's text
-            said = self._redact(_server_message(self._record.decode(errors="replace")))
-        message = f"{said} ({message})" if said else f"{message}: {diagnosis}"
+        # An error may stand in the place of the model's text.
+        said = _server_message(self._record.decode(errors="replace")) if reported or not text else ""
+        message = f"{self._redact(said)} ({message})" if said else f"{message}: {diagnosis}"
         told = {"model": self.model, "finish_reason": self.finish_reason, "completion": self.completion}
         return InvalidOutputError(message, raw_output=text, original_error=fault, **told)  # type: ignore[arg-type]
 
@@ -1147,9 +1116,7 @@ class _Gateway:
     def _redact(self, text: str) -> str:
         return _redact(text, self.api_key)  # type: ignore[attr-defined]
 
-    def _request(
-        self, model: Any, input: Any, wanted: Any, options: Fields
-    ) -> tuple[_Answer, dict[str, Any]]:
+    def _request(self, model: Any, input: Any, wanted: Any, options: Fields) -> tuple[_Answer, Fields]:
         """Check a call's arguments; return its answer, not read yet, and the arguments of `create`."""
         if "messages" in options or options.get("stream"):
             raise TypeError(_NOT_HERE)
@@ -1161,9 +1128,7 @@ class _Gateway:
         messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
         response_format = {"type": "json_schema", "json_schema": output_type.request()}
         sampling = ("temperature", "max_tokens", "seed")
-        options = {
-            name: value for name, value in options.items() if value is not None or name not in sampling
-        }
+        options = {name: it for name, it in options.items() if it is not None or name not in sampling}
         request = {"model": model, "messages": messages, "response_format": response_format, **options}
         return _Answer(model, output_type, self._redact), request
 
@@ -1197,9 +1162,8 @@ class _Exchange:
         if known and (unknown := options.keys() - known - {"messages"}):
             raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}: see extra=")
         answer, body = client._request(model, input, wanted, {})
-        for name, value in [
-            item for fields in (options, extra, extra_body) for item in (fields or {}).items()
-        ]:
+        fields = [*options.items(), *(extra or {}).items(), *(extra_body or {}).items()]
+        for name, value in fields:
             if name in ("messages", "stream"):
                 raise TypeError(_NOT_HERE)
             if name in (*apart, "input"):
@@ -1285,11 +1249,11 @@ class _Exchange:
         self.error = shown
         raise shown
 
-    def check(self) -> None:
-        """Raise unless the stream has ended well and its answer is whole."""
+    def check(self) -> str:
+        """Return the JSON text of the answer if the stream has ended well, and raise otherwise."""
         if self.error is not None:
             raise self.error
-        self.answer.check()
+        return self.answer.check()
 
     # These must not refer to the stream object: when it is dropped, they are closed, and the response too.
     def events(self) -> Generator[PatchEvent, None, None]:
@@ -1299,7 +1263,7 @@ class _Exchange:
                     self.response = self.send(openai.Stream).response
                 except openai.APIStatusError as error:
                     self.refused(error)
-            with contextlib.closing(self.response), contextlib.closing(self.response.iter_bytes()) as chunks:
+            with closing(self.response), closing(self.response.iter_bytes()) as chunks:
                 if self.response.status_code != 200:
                     self.response.read()
                 self.open()
@@ -1318,10 +1282,7 @@ class _Exchange:
                     self.response = (await self.send(openai.AsyncStream)).response
                 except openai.APIStatusError as error:
                     self.refused(error)
-            async with (
-                contextlib.aclosing(self.response),
-                contextlib.aclosing(self.response.aiter_bytes()) as chunks,
-            ):
+            async with aclosing(self.response), aclosing(self.response.aiter_bytes()) as chunks:
                 if self.response.status_code != 200:
                     await self.response.aread()
                 self.open()
@@ -1400,7 +1361,7 @@ class PatchStream(_AnyStream[T], contextlib.AbstractContextManager["PatchStream[
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def elements(self, kind: Typed[ModelT, ElementT], field: str = "") -> Iterator[ModelT | ElementT]:
+    def elements(self, kind: Typed[ModelT, E], field: str = "") -> Iterator[ModelT | E]:
         """Read on and return an iterator of an array's elements, each as soon as it is complete.
 
         Args:
@@ -1422,8 +1383,7 @@ class PatchStream(_AnyStream[T], contextlib.AbstractContextManager["PatchStream[
         """
         for _ in self._events:
             pass
-        self._exchange.check()
-        return self._exchange.answer.value()  # type: ignore[no-any-return]
+        return self._exchange.answer.validate(self._exchange.check())  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the connection, so that the gateway stops generating. No more events come.
@@ -1455,9 +1415,7 @@ class AsyncPatchStream(_AnyStream[T], contextlib.AbstractAsyncContextManager["As
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def elements(
-        self, kind: Typed[ModelT, ElementT], field: str = ""
-    ) -> AsyncIterator[ModelT | ElementT]:
+    async def elements(self, kind: Typed[ModelT, E], field: str = "") -> AsyncIterator[ModelT | E]:
         """Like `PatchStream.elements`, but the iterator is asynchronous. Raises the same errors."""
         ready = self._ready(kind, field)
         async for _ in self:
@@ -1471,8 +1429,7 @@ class AsyncPatchStream(_AnyStream[T], contextlib.AbstractAsyncContextManager["As
         """Like `PatchStream.result`: return the value or raise the same errors."""
         async for _ in self._events:
             pass
-        self._exchange.check()
-        return self._exchange.answer.value()  # type: ignore[no-any-return]
+        return self._exchange.answer.validate(self._exchange.check())  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
         """Close the connection, so that the gateway stops generating. No more events come."""
@@ -1561,16 +1518,13 @@ class DotTxt(_Gateway, openai.OpenAI):
         timeout: Any = None, extra: Fields | None = None, **options: Any) -> PatchStream[Any]:
         """Ask for data of a type and return an iterator of its parts, each there as soon as it is written.
 
-        The arguments are checked at once; the request is sent when the first event is asked for. An engine
-        without the gateway's patch mode is asked for its token stream instead.
+        The arguments are checked at once (`InvalidSchemaError`, `TypeError`); the request is sent when the
+        first event is asked for. An engine without patch mode is asked for its token stream instead.
 
         Args:
             timeout: In seconds (or the SDK's `Timeout`), in place of the client's.
             extra: Other fields of the request's body, unknown ones included.
             **options: Other arguments of `chat.completions.create`. All others are as for `generate`.
-
-        Raises `InvalidSchemaError`, and `TypeError` for a field given twice, at once. What reading the stream
-        raises is told there.
         """
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
         return PatchStream(_Exchange(self, model, input, response_format, extra, options))

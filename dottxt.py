@@ -739,7 +739,7 @@ class _Text:
         self._expected = "value"  # what the grammar wants next
 
     def feed(self, text: str, finished: bool = False, ends_number: bool = False) -> Iterator[Op]:
-        """Yield the operations that `text` completes. `ends_number`: 12 at the root is not the start of 123."""
+        """Yield the operations that `text` completes. `ends_number`: a 12 at the root is not cut from 123."""
         self._text, self._pos = self._text[self._pos :] + text, 0
         try:
             while not self.is_bad and (token := self._next(finished, ends_number)):

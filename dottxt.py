@@ -842,7 +842,7 @@ class _Answer:
     """What a server answers: reads its records, makes events of them, and judges what they are worth."""
 
     def __init__(self, model: str, wanted: _OutputType, redact: Callable[[str], str]) -> None:
-        self.model, self.wanted, self._redact = model, wanted, redact
+        self.model, self.wanted, self.redact = model, wanted, redact
         self.completion: ChatCompletion | None = None
         self.document = _Document()
         self.expects_text = False  # a token stream was asked for, or a choice was read
@@ -892,7 +892,7 @@ class _Answer:
                 raise self._invalid(None, self.raw_output)
         elif not self.has_end_mark and not isinstance(self._framing, _Lines):
             what = "ended without its end mark: the answer may be cut short" if self._framing else "is empty"
-            raise PatchStreamError(f"the stream {what}", body=self._redact(self.raw_output))
+            raise PatchStreamError(f"the stream {what}", body=self.redact(self.raw_output))
         elif not self.document.paths:
             raise self._invalid(None, "")
         self.has_end_mark = True  # lines have no other than the end of the response
@@ -987,7 +987,7 @@ class _Answer:
 
     def _fail(self, what: str | None = None) -> NoReturn:
         """Raise for the record that was read last. Without `what` it is an error that the server reports."""
-        record = self._redact(self._record.decode(errors="replace"))
+        record = self.redact(self._record.decode(errors="replace"))
         message = what and f"the stream has a record that {what}: {_shorten(record)}"
         if _is_web_page(record):
             message = f"{message}; {_WRONG_URL}"
@@ -1043,7 +1043,7 @@ class _Answer:
         diagnosis = "; ".join(self._diagnosis(fault, text))
         # An error may stand in the place of the model's text.
         said = _server_message(self._record.decode(errors="replace")) if reported or not text else ""
-        message = f"{self._redact(said)} ({message})" if said else f"{message}: {diagnosis}"
+        message = f"{self.redact(said)} ({message})" if said else f"{message}: {diagnosis}"
         told = {"model": self.model, "finish_reason": self.finish_reason, "completion": self.completion}
         return InvalidOutputError(message, raw_output=text, original_error=fault, **told)  # type: ignore[arg-type]
 
@@ -1083,28 +1083,28 @@ _REFUSALS = (400, 406, 422)  # of patch mode, in words of each engine's own
 _NOT_HERE = "messages= and stream= are not arguments here: use input=, and stream() or generate() as it suits"
 
 
+def _checked_key(api_key: Any) -> Any:
+    """Return the key to send, or the SDK's callable that gives it."""
+    if callable(api_key):
+        return api_key
+    key = (os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key).strip()
+    if not key:
+        raise ValueError("no API key: pass DotTxt(api_key=...) or set DOTTXT_API_KEY in the environment")
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("the API key contains characters that an HTTP header cannot carry")
+    return key
+
+
+def _checked_url(base_url: Any) -> str:
+    url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip()
+    url = url or "https://api.dottxt.ai/v1"
+    if not url.lower().startswith(("http://", "https://")):
+        raise ValueError(f"base_url must start with http:// or https://: {_show(url)} does not")
+    return url.rstrip("/")
+
+
 class _Gateway:
     """What keeps an SDK client to the .txt gateway: a mixin that stands before the SDK's class."""
-
-    @staticmethod
-    def _key(api_key: Any) -> Any:
-        """Return the key to send, or the SDK's callable that gives it."""
-        if callable(api_key):
-            return api_key
-        key = (os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key).strip()
-        if not key:
-            raise ValueError("no API key: pass DotTxt(api_key=...) or set DOTTXT_API_KEY in the environment")
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError("the API key contains characters that an HTTP header cannot carry")
-        return key
-
-    @staticmethod
-    def _url(base_url: Any) -> str:
-        url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip()
-        url = url or "https://api.dottxt.ai/v1"
-        if not url.lower().startswith(("http://", "https://")):
-            raise ValueError(f"base_url must start with http:// or https://: {_show(url)} does not")
-        return url.rstrip("/")
 
     def _forget_openai(self, client_kwargs: dict[str, Any]) -> None:
         """Drop what the SDK has read from OpenAI's own environment variables; what the caller gave stays."""
@@ -1112,25 +1112,6 @@ class _Gateway:
             setattr(self, name, client_kwargs.get(name))
         self._custom_headers: Mapping[str, str] = dict(client_kwargs.get("default_headers") or {})
         self._token_models: set[tuple[str, str]] = set()  # (base URL, model) of engines without patch mode
-
-    def _redact(self, text: str) -> str:
-        return _redact(text, self.api_key)  # type: ignore[attr-defined]
-
-    def _request(self, model: Any, input: Any, wanted: Any, options: Fields) -> tuple[_Answer, Fields]:
-        """Check a call's arguments; return its answer, not read yet, and the arguments of `create`."""
-        if "messages" in options or options.get("stream"):
-            raise TypeError(_NOT_HERE)
-        if not isinstance(model, str):
-            raise TypeError(f"model must be a str, not {type(model).__name__}")
-        if not isinstance(input, (str, list)):
-            raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
-        output_type = _output_type(wanted)
-        messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
-        response_format = {"type": "json_schema", "json_schema": output_type.request()}
-        sampling = ("temperature", "max_tokens", "seed")
-        options = {name: it for name, it in options.items() if it is not None or name not in sampling}
-        request = {"model": model, "messages": messages, "response_format": response_format, **options}
-        return _Answer(model, output_type, self._redact), request
 
     def _add_note(self, error: openai.OpenAIError) -> None:
         if (hint := _hint(error)) and sys.version_info >= (3, 11):
@@ -1141,7 +1122,7 @@ class _Gateway:
         def copy(self, **options: Any) -> Any:
             """Like the SDK's `copy`, but a blank key is a `ValueError`."""
             if options.get("api_key") is not None:  # the SDK would ignore a blank one
-                options["api_key"] = self._key(options["api_key"])
+                options["api_key"] = _checked_key(options["api_key"])
             if not str(options.get("base_url") or "").strip():
                 options["base_url"] = None  # the client's own
             client = super().copy(**options)
@@ -1149,6 +1130,23 @@ class _Gateway:
             return client
 
         with_options = copy
+
+
+def _request(client: Any, model: Any, input: Any, wanted: Any, options: Fields) -> tuple[_Answer, Fields]:
+    """Check a call's arguments; return its answer, not read yet, and the arguments of `create`."""
+    if "messages" in options or options.get("stream"):
+        raise TypeError(_NOT_HERE)
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a str, not {type(model).__name__}")
+    if not isinstance(input, (str, list)):
+        raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
+    output_type = _output_type(wanted)
+    messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
+    response_format = {"type": "json_schema", "json_schema": output_type.request()}
+    sampling = ("temperature", "max_tokens", "seed")
+    options = {name: it for name, it in options.items() if it is not None or name not in sampling}
+    request = {"model": model, "messages": messages, "response_format": response_format, **options}
+    return _Answer(model, output_type, lambda text: _redact(text, client.api_key)), request
 
 
 class _Exchange:
@@ -1161,7 +1159,8 @@ class _Exchange:
         known = getattr(inspect.unwrap(client.chat.completions.create), "__kwdefaults__", None)
         if known and (unknown := options.keys() - known - {"messages"}):
             raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}: see extra=")
-        answer, body = client._request(model, input, wanted, {})
+        self.answer, request = _request(client, model, input, wanted, {})
+        body = dict(request)
         fields = [*options.items(), *(extra or {}).items(), *(extra_body or {}).items()]
         for name, value in fields:
             if name in ("messages", "stream"):
@@ -1179,7 +1178,7 @@ class _Exchange:
         headers = {**headers, **dict.fromkeys(replaced, openai._types.Omit()), **_HEADERS}
         given = {"headers": headers, "params": query, "timeout": timeout}
         self.options = {name: value for name, value in given.items() if value is not None}
-        self.client, self.answer = client, typing.cast(_Answer, answer)
+        self.client = client
         self.server = (str(client.base_url), model)
         self.asks_for_patches = self.server not in client._token_models
         self.response: Any = None
@@ -1202,12 +1201,12 @@ class _Exchange:
             self.asks_for_patches = False
             return
         self.response = error.response
-        raise PatchStreamError(status_code=status, body=self.client._redact(text)) from error
+        raise PatchStreamError(status_code=status, body=self.answer.redact(text)) from error
 
     def open(self) -> None:
         """Prepare to read the response. Unless its status is 200, its body has been read."""
         if (status := self.response.status_code) != 200:
-            raise PatchStreamError(status_code=status, body=self.client._redact(self.response.text))
+            raise PatchStreamError(status_code=status, body=self.answer.redact(self.response.text))
         if not self.asks_for_patches:
             self.answer.expects_text = True
             self.client._token_models.add(self.server)
@@ -1454,7 +1453,7 @@ class DotTxt(_Gateway, openai.OpenAI):
     """
 
     def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
-        super().__init__(api_key=self._key(api_key), base_url=self._url(base_url), **client_kwargs)
+        super().__init__(api_key=_checked_key(api_key), base_url=_checked_url(base_url), **client_kwargs)
         self._forget_openai(client_kwargs)
 
     # fmt: off
@@ -1495,7 +1494,7 @@ class DotTxt(_Gateway, openai.OpenAI):
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `generate`; returns the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        answer, request = self._request(model, input, response_format, options)
+        answer, request = _request(self, model, input, response_format, options)
         try:
             completion: Any = self.chat.completions.create(**request)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON
@@ -1535,7 +1534,7 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
     """The asynchronous client: an `openai.AsyncOpenAI` with the methods of `DotTxt`, and its arguments."""
 
     def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
-        super().__init__(api_key=self._key(api_key), base_url=self._url(base_url), **client_kwargs)
+        super().__init__(api_key=_checked_key(api_key), base_url=_checked_url(base_url), **client_kwargs)
         self._forget_openai(client_kwargs)
 
     # fmt: off
@@ -1565,7 +1564,7 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `DotTxt.generate_with_completion`. Raises what `generate` raises."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        answer, request = self._request(model, input, response_format, options)
+        answer, request = _request(self, model, input, response_format, options)
         try:
             completion: Any = await self.chat.completions.create(**request)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON

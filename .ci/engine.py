@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
 import pytest
-from distributions import readme_code
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
@@ -172,16 +171,3 @@ def test_the_command_line_asks_the_engine(command: str, local_engine: dict[str, 
         assert Route.model_validate_json(ran.stdout)
     else:
         assert Route.model_validate(fold(map(json.loads, ran.stdout.splitlines())))
-
-
-def test_the_code_in_the_readme_runs(local_engine: dict[str, str], tmp_path: Path) -> None:
-    script = tmp_path / "readme.py"
-    code = readme_code().replace("openai/gpt-oss-20b", local_engine["DOTTXT_MODEL"])
-    assert code.rstrip().endswith("()")
-    script.write_text(code, encoding="utf-8")
-    environment = {**os.environ, **local_engine, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(script)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert "/properties/age/minimum" in ran.stdout
-    assert "length" in ran.stdout

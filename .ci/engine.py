@@ -153,6 +153,25 @@ def test_the_engines_operations_fold_to_its_text_in_schema_order(engine_client: 
     assert Route.model_validate(doc)
 
 
+class Line(BaseModel):
+    item: str = Field(max_length=12)
+    quantity: int = Field(ge=1, le=99)
+
+
+class Invoice(BaseModel):
+    lines: list[Line] = Field(min_length=3, max_length=3)
+
+
+def test_elements_are_handed_out_while_the_engine_writes_the_next(engine_client: Client) -> None:
+    stream = engine_client.stream(**question(response_format=Invoice))
+    received = [
+        (line, stream.finish_reason) for line in engine_client.iterate(stream.elements(Line, "lines"))
+    ]
+    lines, reasons = zip(*received, strict=True)
+    assert [*lines] == engine_client.wait(stream.result()).lines
+    assert reasons == (None, None, "stop")
+
+
 @pytest.mark.parametrize("command", ["generate", "stream"])
 def test_the_command_line_asks_the_engine(command: str, local_engine: dict[str, str]) -> None:
     schema = json.dumps(Route.model_json_schema())

@@ -644,7 +644,7 @@ def test_a_value_is_the_same_whole_and_streamed(name: str, client: Client, gatew
 
 OTHER_DRAFT = "http://json-schema.org/draft-07/schema#"
 SENT_AS_IT_IS: list[dict[str, Any]] = [
-    *[{}, {"format": "no-such-format"}, {"maximum": 10**40}, {"patternProperties": {r"\p{Lu}(": {}}}],
+    *({}, {"format": "no-such-format"}, {"maximum": 10**40}, {"patternProperties": {r"\p{Lu}(": {}}}),
     {"title": "schéma 😀", "$defs": {"A": {"type": "string"}}, "items": {"$ref": "#/$defs/A"}},
     {"type": "object", "x-order": 1, "propertyOrdering": ["a"], "nullable": "yes"},
     {"minLength": 2.0, "maximum": 1e300, "multipleOf": 0.01, "pattern": r"^\p{L}+$"},

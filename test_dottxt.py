@@ -59,6 +59,7 @@ from pathlib import Path
 from random import Random
 from types import GenericAlias, MappingProxyType
 from typing import Annotated, Any, Literal, NewType, NoReturn, Optional, Union
+from unittest import mock
 
 import openai
 import openai.types.chat
@@ -85,21 +86,14 @@ from dottxt import (
 class Missing:
     """Stands for a module that this platform lacks: a test that uses it is skipped."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-
     def __getattr__(self, name: str) -> Any:
-        pytest.skip(f"there is no module {self._name} here")
+        pytest.skip("this platform has no terminals")
 
 
-def module_of_the_platform(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return Missing(name)
-
-
-pty, resource = module_of_the_platform("pty"), module_of_the_platform("resource")
+try:
+    pty: Any = importlib.import_module("pty")
+except ImportError:
+    pty = Missing()
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -137,9 +131,7 @@ def vendored(tmp_path: Path) -> Iterator[Path]:
         f"from app.relative import {NAMES}",
     ],
 )
-def test_the_schema_helpers_can_be_imported_in_each_form(
-    form: str, place: str, vendored: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_the_helpers_can_be_imported(form: str, place: str, vendored: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(vendored)
     relative = "._vendor.structured" if place == COPY else place
     (vendored / "app/relative.py").write_text(f"from {relative}.schemas import {NAMES}\n")
@@ -292,9 +284,7 @@ def assert_survives_pickle_and_copy(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_every_error_is_one_of_the_sdk_and_survives_copies(
-    name: str, client: Client, gateway: Gateway
-) -> None:
+def test_every_error_is_one_of_the_sdk_and_survives(name: str, client: Client, gateway: Gateway) -> None:
     error = failure(name, client, gateway)
     assert isinstance(error, openai.OpenAIError)
     assert isinstance(error, RuntimeError if isinstance(error, PatchStreamError) else ValueError)
@@ -318,9 +308,7 @@ NOT_A_VALUE = json.JSONDecodeError("Expecting value", "oops", 0)
         (PatchStreamError, [], {"body": '{"error": {"message": "so it is"}}'}, "^so it is"),
     ],
 )
-def test_an_error_can_be_made_by_hand(
-    kind: Any, args: list[str], attributes: dict[str, object], message: str
-) -> None:
+def test_errors_can_be_made(kind: Any, args: list[str], attributes: dict[str, object], message: str) -> None:
     error = kind(*args, **attributes)
     expected = {**ATTRIBUTES[kind], **attributes}
     assert {name: getattr(error, name) for name in expected} == expected
@@ -343,9 +331,7 @@ CHECKS = {401: ["api_key", "DOTTXT_API_KEY"], 404: ["models.list()", "base_url",
 
 
 @pytest.mark.parametrize(("status", "kind"), STATUSES.items())
-def test_a_status_is_an_error_of_the_sdk(
-    status: int, kind: type[openai.APIStatusError], client: Client, gateway: Gateway
-) -> None:
+def test_a_status_is_an_error_of_the_sdk(status: int, kind: Any, client: Client, gateway: Gateway) -> None:
     message = "no — not so: " + "x" * 1_000
     reply = api_error(status, message, x_request_id="req-7")
     gateway.reply(reply)
@@ -457,13 +443,13 @@ ECHOES = {
 }
 
 
-@pytest.mark.parametrize("refuses_patch_mode", [False, True])
+@pytest.mark.parametrize("refuses_patches", [False, True])
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
-def test_no_error_shows_a_key_that_a_server_echoes(
-    echo: Callable[[Request], Reply], refuses_patch_mode: bool, connect: Connect, gateway: Gateway
+def test_no_error_shows_a_key_that_is_echoed(
+    echo: Any, refuses_patches: bool, connect: Connect, gateway: Gateway
 ) -> None:
     client = connect(api_key="marked-key-0123456789")
-    gateway.reply(engine(echo) if refuses_patch_mode else echo)
+    gateway.reply(engine(echo) if refuses_patches else echo)
     _, error = outcome(client)
     assert type(error) is PatchStreamError
     assert "authorization" in error.body
@@ -774,20 +760,15 @@ def test_a_dict_that_contains_itself_or_nests_too_deep_is_refused(key: str) -> N
 
 
 # A schema that draft 2020-12's meta-schema refuses, and the place.
-BROKEN: list[tuple[dict[str, Any], str]] = [
-    ({"type": 1}, "/type"),
-    ({"minLength": -1}, "/minLength"),
-    ({"multipleOf": 0}, "/multipleOf"),
-    ({"required": "a"}, "/required"),
-    ({"required": ["a", 1]}, "/required/1"),
-    ({"properties": []}, "/properties"),
+BROKEN: list[Any] = [
+    *[({"type": 1}, "/type"), ({"minLength": -1}, "/minLength"), ({"multipleOf": 0}, "/multipleOf")],
+    *[({"required": "a"}, "/required"), ({"required": ["a", 1]}, "/required/1"), ({"$id": "a#b"}, "/$id")],
+    *[({"properties": []}, "/properties"), ({"items": [{"type": "string"}]}, "/items")],
     ({"properties": {"a/b~c": {"type": 1}}}, "/properties/a~1b~0c/type"),
-    ({"items": [{"type": "string"}]}, "/items"),
     ({"allOf": [{"type": "object"}, {"minimum": "x"}]}, "/allOf/1/minimum"),
     ({"$defs": {"A": {"enum": "abc"}}}, "/$defs/A/enum"),
     ({"if": {"then": {"else": {"not": {"$ref": 1}}}}}, "/if/then/else/not/$ref"),
     ({"dependencies": {"a": ["b", "b"]}}, "/dependencies/a"),
-    ({"$id": "a#b"}, "/$id"),
     ({"$schema": 1, "type": "string"}, "/$schema"),
     ({"$schema": "https://json-schema.org/draft/2020-12/schema", "type": 1}, "/type"),
     ({"properties": {"a": {"type": "structural-tag"}}}, "/properties/a/type"),
@@ -829,10 +810,7 @@ def random_schemas(st: Any, values: Any) -> Any:
         st.dictionaries(st.sampled_from(KEYWORDS), values, max_size=2),
         lambda inner: st.dictionaries(
             st.sampled_from(KEYWORDS),
-            inner
-            | st.lists(inner, max_size=2)
-            | st.dictionaries(st.sampled_from(["b/c", "~"]), inner)
-            | values,
+            inner | st.lists(inner, max_size=2) | st.dictionaries(st.just("b/c~"), inner) | values,
             max_size=3,
         ),
         max_leaves=3,
@@ -938,9 +916,7 @@ def test_what_has_changed_is_described_anew() -> None:
 @pytest.mark.parametrize(
     "given", [OBJECT, json.dumps(OBJECT), Builder(json.dumps(OBJECT)), Ticket, TICKETS], ids=short
 )
-def test_each_request_owns_its_schema(
-    given: Any, client: Client, gateway: Gateway, monkeypatch: MonkeyPatch
-) -> None:
+def test_requests_own_schemas(given: Any, client: Client, gateway: Gateway, monkeypatch: MonkeyPatch) -> None:
     completions: Any = AsyncCompletions if client.loop else Completions
     original, text, before = completions.create, text_of(OBJECT), normalize_schema(given)
 
@@ -1036,8 +1012,8 @@ async def test_a_model_is_completed_where_a_call_is_awaited_directly(gateway: Ga
 # ---------------------------------------------------------------------------------------------------------
 
 KEY_POINTERS = {  # RFC 6901 §5: pointer, and the key that it names
-    **{"/foo": "foo", "/": "", "/a~1b": "a/b", "/c%d": "c%d", "/e^f": "e^f", "/g|h": "g|h", "/i\\j": "i\\j"},
-    **{'/k"l': 'k"l', "/ ": " ", "/m~0n": "m~n"},
+    **{"/foo": "foo", "/": "", "/a~1b": "a/b", "/c%d": "c%d", "/e^f": "e^f", "/g|h": "g|h"},
+    **{"/i\\j": "i\\j", '/k"l': 'k"l', "/ ": " ", "/m~0n": "m~n"},
 }
 KEYED = dict.fromkeys(KEY_POINTERS.values(), 0)
 ADDS: list[tuple[Any, str, Any, Any]] = [
@@ -1120,24 +1096,7 @@ def test_a_refused_pointer_is_named_and_changes_nothing(pointer: str) -> None:
     assert document == before
 
 
-def test_an_add_applies_or_changes_nothing() -> None:
-    st = pytest.importorskip("hypothesis").strategies
-    odd = st.sampled_from(["/-", "/0", "/1", "/~0", "/~1", "/~", "/00", "/-1", "/\x00", "/\ud800", "/a"])
-    pointers = st.lists(odd | st.text(max_size=3), max_size=5).map("".join)
-    documents = random_documents(st)
-
-    def holds(document: Any, pointer: str, value: Any) -> None:
-        before = repr(document)
-        try:
-            apply_add(document, pointer, value)
-        except ValueError as error:
-            assert len(str(error)) < 1_000
-            assert repr(document) == before
-
-    for_all(holds, documents, pointers, documents)
-
-
-def test_apply_add_agrees_with_jsonpatch_on_random_documents_and_pointers() -> None:
+def test_an_add_agrees_with_jsonpatch_or_is_a_value_error_that_changes_nothing() -> None:
     st = pytest.importorskip("hypothesis").strategies
     jsonpatch = pytest.importorskip("jsonpatch")
     jsonpointer = pytest.importorskip("jsonpointer")
@@ -1150,7 +1109,13 @@ def test_apply_add_agrees_with_jsonpatch_on_random_documents_and_pointers() -> N
         max_leaves=12,
     )
     good = keys.map(escaped)
-    segments = good | good | good | st.sampled_from(["~", "~2", "a~", "1_0", " 1"])
+    segments = (
+        good
+        | good
+        | good
+        | st.sampled_from(["~", "~2", "a~", "1_0", " 1", "\x00", "\ud800"])
+        | st.text(max_size=3)
+    )
     pointers = st.lists(segments, max_size=4).map(lambda parts: "".join(f"/{part}" for part in parts))
 
     def holds(document: Any, pointer: str, value: Any) -> None:
@@ -1158,7 +1123,7 @@ def test_apply_add_agrees_with_jsonpatch_on_random_documents_and_pointers() -> N
         try:
             expected = jsonpatch.apply_patch(document, [op(pointer, value)])
         except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException):
-            with pytest.raises(ValueError, match=r"."):
+            with pytest.raises(ValueError, match=r"(?s)^.{1,999}$"):
                 apply_add(document, pointer, value)
             assert repr(document) == repr(before)
         else:
@@ -1197,10 +1162,8 @@ def test_an_event_can_be_built_by_hand_and_is_a_value() -> None:
     assert event != PatchEvent(op=op("/steps/-", "verify"), snapshot=same.snapshot)
     assert event != PatchEvent(op=op("/steps/0", "other"), snapshot=same.snapshot)
     assert event != PatchEvent(op=event.op, snapshot={"steps": ["verify", "more"]})
-    others: list[Any] = [event.op, ("steps/0", "verify"), None]
-    assert all(event != other for other in others)
-    marker = object()
-    assert PatchEvent(op=op("/a", 1), snapshot={"a": marker}).snapshot == {"a": marker}
+    assert event != event.op
+    assert PatchEvent(op=op("/a", 1), snapshot={"a": list}).snapshot == {"a": list}
     with pytest.raises(TypeError, match="unhashable"):
         hash(event)
     for name in ("op", "field", "value", "snapshot"):
@@ -1229,15 +1192,8 @@ def test_an_event_of_a_stream_is_a_value_too(gateway: Gateway, client: Client) -
 
 
 def test_snapshots_are_right_whatever_the_caller_does(gateway: Gateway, client: Client) -> None:
-    ops = [
-        op("", {"seed": [1]}),
-        op("/a", {"b": [{}]}),
-        op("/seed/0", [2]),
-        op("/a/b/0/c", [3]),
-        op("/a/b/-", 4),
-    ]
-    # `/-` names the place after the last element, and in `/-/x` an element that is not there
-    ops += [op("/a/b/1", {}), op("/a/b/1/~0", None), op("/-", {}), op("/-/x", 1)]
+    ops = [op("", {"seed": [1]}), op("/a", {"b": [{}]}), op("/seed/0", [2]), op("/a/b/0/c", [3])]
+    ops += [op("/a/b/-", 4), op("/a/b/1", {}), op("/a/b/1/~0", None), op("/-", {}), op("/-/x", 1)]
     states = states_of(ops)
     gateway.reply(patches(*ops))
     events: list[Any] = []
@@ -1257,9 +1213,6 @@ def test_snapshots_are_right_whatever_the_caller_does(gateway: Gateway, client: 
     del events, event
     gc.collect()
     assert kept.snapshot == states[2]
-    gateway.reply(patches(op("", []), op("/-", {}), op("/-/x", 1)))
-    delivered, error = outcome(client)
-    assert (delivered, type(error)) == ([op("", []), op("/-", {})], PatchStreamError)
 
 
 def test_random_operations_give_the_right_snapshots_in_any_order(gateway: Gateway, reader: Client) -> None:
@@ -1327,9 +1280,7 @@ def test_any_cut_of_the_bytes_gives_the_same_events(framing: str, gateway: Gatew
     # The first line tells the framing, the content type nothing.
     types = st.sampled_from([EVENTS, LINES, JSON_TYPE, "text/html", f"{EVENTS}; charset=utf-8"])
     starts = (
-        ["", "\ufeff", "\n", ": comment\n", "id: 7\n\n", "retry: 10\n", ":\n"]
-        if framing == EVENTS
-        else ["", "\n \n"]
+        ["", "\n \n"] if framing == LINES else ["", "\ufeff", "\n", ": x\n", "id: 7\n\n", "retry: 9\n", ":\n"]
     )
 
     def holds(document: Any, sizes: list[int], end: str, start: str, kind: str, last: bool) -> None:
@@ -1345,15 +1296,8 @@ def test_any_cut_of_the_bytes_gives_the_same_events(framing: str, gateway: Gatew
         assert repr(result) == repr(json.loads(json.dumps(document)))
 
     sizes = st.lists(st.integers(1, 40), min_size=1)
-    strategies = [
-        random_documents(st),
-        sizes,
-        st.sampled_from(ends),
-        st.sampled_from(starts),
-        types,
-        st.booleans(),
-    ]
-    for_all(holds, *strategies)
+    some_end, some_start = st.sampled_from(ends), st.sampled_from(starts)
+    for_all(holds, random_documents(st), sizes, some_end, some_start, types, st.booleans())
 
 
 def in_step(got: list[Any], steps: Iterable[tuple[bytes, int]], framing: str, gateway: Gateway) -> Reply:
@@ -1390,19 +1334,18 @@ TOKEN_STEPS = [(body_of(framed(EVENTS, delta(text))), count) for text, count in 
 BUILT = {"a": "x", "b": [1, 2, True, "c", "d", {}, [], -150.0]}
 
 
-@pytest.mark.parametrize(
-    ("steps", "framing", "ops"),
-    [
-        pytest.param(line_steps(), LINES, OPS[:4], id="lines"),
-        pytest.param(event_steps(b"\n"), EVENTS, OPS[:4], id="events, LF"),
-        pytest.param(event_steps(b"\r"), EVENTS, OPS[:4], id="events, CR"),
-        pytest.param(event_steps(b"\r\n"), EVENTS, OPS[:4], id="events, CRLF"),
-        pytest.param(TOKEN_STEPS, EVENTS, [*ops_of(BUILT)], id="tokens"),
-    ],
-)
-def test_an_event_comes_as_soon_as_it_is_complete(
-    steps: list[tuple[bytes, int]], framing: str, ops: list[Any], gateway: Gateway, client: Client
-) -> None:
+IN_STEP: dict[str, tuple[list[tuple[bytes, int]], str, list[Any]]] = {
+    "lines": (line_steps(), LINES, OPS[:4]),
+    "events, LF": (event_steps(b"\n"), EVENTS, OPS[:4]),
+    "events, CR": (event_steps(b"\r"), EVENTS, OPS[:4]),
+    "events, CRLF": (event_steps(b"\r\n"), EVENTS, OPS[:4]),
+    "tokens": (TOKEN_STEPS, EVENTS, [*ops_of(BUILT)]),
+}
+
+
+@pytest.mark.parametrize("name", IN_STEP)
+def test_an_event_comes_as_soon_as_it_is_complete(name: str, gateway: Gateway, client: Client) -> None:
+    steps, framing, ops = IN_STEP[name]
     got: list[Any] = []
     gateway.reply(in_step(got, steps, framing, gateway))
     for_each(client, client.stream(timeout=10), lambda event: got.append(event.op))
@@ -1547,83 +1490,29 @@ def test_random_damage_is_refused_as_json_loads_refuses_it(gateway: Gateway, rea
     for_all(holds, texts | texts | noise, damage, sizes)
 
 
-# Beside what random damage finds.
+# Beside what random damage finds; no text has white space here but those at the end.
+NOT_TEXTS = r"""
+] ' / Nan True nul +1 .5 01 1. 1.e1 1e+ - --1 0x1 1_0 [,] [} [1,] [1,, [1: [1} [truex] [12_0] [12{}] []] {
+{, {] {1 {{ {"a"} {"a":} {"a":: {"a":1] {"a":1" {"a":1,} {"a":1,1 {"a":{}{ "a\ "a"" "\x" "\'" "\U0000"
+{"\a":1} "\u12x4" "\u123" "\u+123" "\u0x12" "\u1_23" "\ud83d\uzzzz" -Infinity [1,NaN]
+"""
 REFUSED_TEXTS = [
+    *NOT_TEXTS.split(),
     *[
         "",
         " \n",
-        "]",
-        "'",
-        "/",
         "\ufeff1",
         "\u00a01",
         "\x0c1",
         "\x00",
-        "Nan",
-        "True",
-        "nul",
-        "+1",
-        ".5",
-        "01",
-        "1.",
-    ],
-    *[
-        "1.e1",
-        "1e+",
-        "-",
-        "--1",
-        "0x1",
-        "1_0",
         "\u0661",
         "1\u0661",
         "1 2",
         "{} {",
-        "[]]",
-        '"a""',
         "true n",
-        "[,",
-        "[}",
-    ],
-    *[
-        "[1,]",
-        "[1,,",
-        "[1 2",
-        "[1:",
-        "[1}",
-        "[truex]",
-        "[12_0]",
-        "[12{}]",
-        "[1, -Infinity]",
-        "{,",
-        "{]",
-        "{1",
-        "{{",
-    ],
-    *[
-        '{"a"}',
         '{"a" 1',
-        '{"a":}',
-        '{"a"::',
-        '{"a":1]',
-        '{"a":1 "',
-        '{"a":1,}',
-        '{"a":1,1',
-        '{"a":{}{',
-        '"a\\',
     ],
-    *[
-        '"a\n"',
-        '"\x1f"',
-        '{"a\n":1}',
-        '"\\x"',
-        '"\\\'"',
-        '"\\U0000"',
-        '"\\\n"',
-        '"\\u12x4"',
-        '"\\u123"',
-        '"\\u+123"',
-    ],
-    *['"\\u1_23"', '"\\u\u0661\u0661\u0661\u0661"', '"\\ud83d\\uzzzz"', '{"\\a":1}'],
+    *["[1 2", '"a\n"', '"\x1f"', '{"a\n":1}', '"\\\n"', '"\\u\u0661\u0661\u0661\u0661"'],
 ]
 
 
@@ -1672,9 +1561,7 @@ LONG: dict[str, tuple[Callable[[int], Reply], int]] = {
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_eight_times_the_stream_costs_eight_times_as_much(
-    name: str, gateway: Gateway, reader: Client
-) -> None:
+def test_eight_times_the_stream_costs_eight_times_it(name: str, gateway: Gateway, reader: Client) -> None:
     make, size = LONG[name]
 
     def cost(size: int) -> float:
@@ -1837,9 +1724,8 @@ def test_an_answer_comes_to_the_same_whole_and_streamed(said: Said, client: Clie
         told = type(end), end.raw_output, end.finish_reason, end.model
         assert told == (InvalidOutputError, said.text, said.finish_reason or None, "test-model"), form
         assert [words for words in said.says if not re.search(words, str(end))] == [], form
-        assert [
-            hint for hint in {TRUNCATED, UNKNOWN, WRONG_URL} - {*said.says} if re.search(hint, str(end))
-        ] == []
+        others = {TRUNCATED, UNKNOWN, WRONG_URL} - {*said.says}
+        assert [hint for hint in others if re.search(hint, str(end))] == [], form
         assert said.finish_reason in ("stop", None) or said.finish_reason in str(end)
         if isinstance(said.at, tuple):
             assert end.original_error.errors()[0]["loc"] == said.at, form
@@ -1860,10 +1746,7 @@ NO_ANSWER: dict[str, tuple[Reply, str]] = {
     "content missing": (json_reply(chunk({"index": 0, "message": {"role": "assistant"}})), "no content"),
     "content of a number": (json_reply(chunk({"message": {"content": 5}})), "no content"),
     "a refusal of a number": (json_reply(chunk({"message": {"content": None, "refusal": 5}})), "no content"),
-    "an error in the choice": (
-        json_reply(chunk({"message": {"content": None}, "error": {"message": "overloaded"}})),
-        "^overloaded",
-    ),
+    "an error in the choice": (json_reply(chunk({"message": {}, **SAID["OpenAI"]})), "^out of memory"),
     "an error with 200": (api_error(200, "overloaded"), "overloaded"),
     "an empty object": (json_reply({}), "no content"),
     "a string that holds JSON": (json_reply(TICKET_TEXT), "Expecting a chat completion"),
@@ -1903,9 +1786,22 @@ def same(content: str) -> dict[str, Any]:
     return {"role": "assistant", "content": content}
 
 
+def beside(first: str, second: str, last: str) -> list[Any]:
+    """Two deltas and an end, each with a message beside it."""
+    return [
+        delta("4", message=same(first)),
+        delta("2", message=same(second)),
+        delta({}, "stop", message=same(last)),
+    ]
+
+
 DOC, INT = OPS_OF_TICKET, TypeAdapter(int)
 WITH_USAGE = [*DOC[:-1], {**DOC[-1], "usage": USAGE}]
-WRONG_TICKET = [*ops_of({"intent": "no", "steps": []})]
+WRONG_OPS, INF = [*ops_of({"intent": "no", "steps": []})], float("inf")
+TOLD = {"finish_reason": "stop", "usage": USAGE}
+GAPS, LATE_OP = [b" \n\t\r\n", DOC[0], b"\n \n"], encoded(op("/a", 1))
+IN_LINES, OOM_IN_LINES = json.dumps(whole(TICKET_TEXT), indent=2), json.dumps(SAID["OpenAI"], indent=2)
+MESSAGE_AT_END = [delta({}, "stop", message=same("[1]")), chunk(usage=USAGE), "[DONE]"]
 STOP: Any = {"finish": "stop"}
 SSE: Any = {"framing": EVENTS}
 NDJSON: Any = {"framing": LINES}
@@ -1926,9 +1822,7 @@ STREAMS: dict[str, Told] = {
     "an end mark without its blank line": Told(*DOC, DONE[:-1], is_=TICKET, **SSE),
     "[DONE]": Told(*DOC, "[DONE]", is_=TICKET),
     "an end mark, then cut": Told(*DOC, DONE, CUT, is_=TICKET, **SSE),
-    "stop and usage": Told(
-        *DOC, mark(finish_reason="stop", usage=USAGE), is_=TICKET, usage=USAGE, **STOP, **SSE
-    ),
+    "stop and usage": Told(*DOC, mark(**TOLD), is_=TICKET, usage=USAGE, **STOP, **SSE),
     "usage alone": Told(*DOC, mark(usage=USAGE), is_=TICKET, usage=USAGE, **SSE),
     "nulls in the end mark": Told(*DOC, mark(finish_reason=None, usage=None), is_=TICKET, **SSE),
     "an empty finish reason": Told(*DOC, mark(finish_reason=""), is_=TICKET, **SSE),
@@ -1943,9 +1837,7 @@ STREAMS: dict[str, Told] = {
     "an error in the end mark": Told(*DOC, mark(**SAID["OpenAI"]), says="^out of memory", **BREAKS, **SSE),
     "an error in a choice": Told(*DOC, FAILED_CHOICE, says="^out of memory", **BREAKS),
     "an error in an array's choice": Told(*DOC, [FAILED_CHOICE], says="^out of memory", **BREAKS),
-    "an error event of text": Told(
-        *DOC, event("error", "out of memory"), says="out of memory", **BREAKS, **SSE
-    ),
+    "an error event of text": Told(*DOC, event("error", "No."), says="No.", **BREAKS, **SSE),
     "a page": Told(PAGE, says=WRONG_URL, ops=[], **BREAKS, **NDJSON),
     "an error, then an end mark": Told(*DOC, SAID["text"], "[DONE]", says="^out of memory", **BREAKS),
     "no end mark": Told(*DOC, **ENDLESS),
@@ -1956,85 +1848,51 @@ STREAMS: dict[str, Told] = {
     "cut": Told(*DOC, b"event: patch\nda", CUT, **BROKEN_OFF, **SSE),
     "an end mark alone": Told(DONE, says="no content", ops=[], **INVALID, **SSE),
     "[DONE] alone": Told("[DONE]", says="no content", ops=[], **INVALID),
+    "less than a field's name": Told(b"da", ops=[], **BREAKS),
+    "decoded JSON": Told(whole({"a": 1}), is_={"a": 1}, usage=USAGE, **STOP),
+    "an element that is not there": Told(
+        *ARR, op("/-", {}), op("/-/x", 1), ops=[*ARR, op("/-", {})], **BREAKS
+    ),
     "a bad first operation": Told(op("/a", 1), "[DONE]", says="/a", ops=[], **BREAKS),
     "lines": Told(*DOC, is_=TICKET, **NDJSON),
-    "lines that are blank, and a last one without its end": Told(
-        *[b" \n\t\r\n", OPS[0], b"\n \n", encoded(OPS[1])], ops=OPS[:2], is_={"intent": "billing"}, **NDJSON
+    "blank lines": Told(*GAPS, *DOC[1:-1], encoded(DOC[-1]), ops=DOC, is_=TICKET, **NDJSON),
+    "a carriage return, no line end": Told(
+        DOC[0], b"%b\r" % LATE_OP, LATE_OP, ops=DOC[:1], **BREAKS, **NDJSON
     ),
-    "lines, a carriage return between them": Told(
-        *[OPS[0], encoded(OPS[1]) + b"\r" + encoded(OPS[3])], ops=OPS[:1], **BREAKS, **NDJSON
-    ),
-    "lines that are one completion": Told(
-        json.dumps(whole(TICKET_TEXT), indent=2), is_=TICKET, usage=USAGE, **STOP, **NDJSON
-    ),
-    "lines that are one error": Told(
-        json.dumps(SAID["OpenAI"], indent=2), ops=[], says="^out of memory", **BREAKS, **NDJSON
-    ),
+    "one completion in lines": Told(IN_LINES, is_=TICKET, usage=USAGE, **STOP, **NDJSON),
+    "one error in lines": Told(OOM_IN_LINES, ops=[], says="^out of memory", **BREAKS, **NDJSON),
     "lines, length": Told(*DOC, delta(None, "length"), **CUT_OFF, **NDJSON),
     "lines, half an operation": Told(*DOC, b'{"op":"add","path":"/x","val', **BREAKS, **NDJSON),
     "lines, cut": Told(*DOC, b'{"op":"add","path":"/x","value":1}', CUT, **BROKEN_OFF, **NDJSON),
-    "a wrong value": Told(
-        *WRONG_TICKET, "[DONE]", ops=WRONG_TICKET, says="Ticket.*'no'", wanted=Ticket, **INVALID
-    ),
-    "a number beyond floats": Told(
-        *ARR, '{"op":"add","path":"/0","value":1E400}', "[DONE]", is_=[float("inf")]
-    ),
+    "a wrong type": Told(*WRONG_OPS, "[DONE]", ops=WRONG_OPS, says="Ticket.*'no'", wanted=Ticket, **INVALID),
+    "a number beyond floats": Told(*ARR, '{"op":"add","path":"/0","value":1E400}', DONE, is_=[INF], **SSE),
     # token streams
     "deltas": Told(*map(delta, pieces(TICKET_TEXT, [5])), delta(None, "stop"), "[DONE]", is_=TICKET, **STOP),
     "deltas without an end mark": Told(*map(delta, pieces(TICKET_TEXT, [9])), is_=TICKET),
     "complete at the limit": Told(delta(TICKET_TEXT, "length"), is_=TICKET, **LIMIT),
     "usage in the last chunk": Told(delta("[1]", "stop"), chunk(usage=USAGE), is_=[1], usage=USAGE, **STOP),
-    "usage beside a delta": Told(
-        delta("[1"), {**delta("]", "stop"), "usage": USAGE}, is_=[1], usage=USAGE, **STOP
-    ),
+    "usage beside a delta": Told(delta("[1]") | {"usage": USAGE}, "[DONE]", is_=[1], usage=USAGE),
     "a choice without an index": Told(chunk({"delta": {"content": "[1]"}}), "[DONE]", is_=[1]),
     "another choice": Told(delta("[1"), delta("9", "length", index=1), delta("]", "stop"), is_=[1], **STOP),
     "two choices in a chunk": Told(chunk(*delta("9", index=1)["choices"], *delta("[1]")["choices"]), is_=[1]),
     "events called chunk": Told(*(event("chunk", each) for each in (delta("[1]"), "[DONE]")), is_=[1], **SSE),
-    "an error in a delta's choice": Told(
-        delta("[1"), FAILED_CHOICE, ops=ARR, says="^out of memory", **BREAKS
-    ),
+    "an error in a delta": Told(delta("[1"), FAILED_CHOICE, ops=ARR, says="^out of memory", **BREAKS),
     "stops short": Told(delta('{"a": 1, "b'), ops=AN_A, **INVALID),
     "a number and stop": Told(delta("1"), delta("2"), delta(None, "stop"), is_=12, wanted=INT, **STOP),
     "a number and an end mark": Told(delta("1"), delta("2"), "[DONE]", is_=12),
     "a number alone": Told(delta("1"), delta("2"), ops=[], **INVALID),
     "a number, length and an end mark": Told(delta("12", "length"), "[DONE]", ops=[], **CUT_OFF),
-    "a refusal in pieces": Told(
-        *(delta({"refusal": each}) for each in "No."), ops=[], says="'No.'", **INVALID
-    ),
+    "a refusal in pieces": Told(*(delta({"refusal": x}) for x in "No."), ops=[], says="'No.'", **INVALID),
     # whole completions, and messages beside deltas
     "a whole completion": Told(whole(f"\n{TICKET_TEXT} "), is_=TICKET, usage=USAGE, **STOP),
     "a whole completion, an end mark": Told(whole(TICKET_TEXT), "[DONE]", is_=TICKET, usage=USAGE, **STOP),
-    "a whole completion, and more": Told(
-        whole("[1]"), delta("2"), op("", 1), "oops", is_=[1], usage=USAGE, **STOP
-    ),
-    "all so far beside each piece": Told(
-        *[
-            delta("4", message=same("4")),
-            delta("2", message=same("42")),
-            delta("", "stop", message=same("42")),
-        ],
-        **{"is_": 42, "wanted": INT, **STOP},
-    ),
-    "each piece twice": Told(
-        *[
-            delta("4", message=same("4")),
-            delta("2", message=same("2")),
-            delta({}, "stop", message=same("42")),
-        ],
-        chunk(usage=USAGE),
-        **{"is_": 42, "usage": USAGE, "wanted": INT, **STOP},
-    ),
-    "all once more at the end": Told(
-        delta("4"), delta("2"), whole("42"), is_=42, usage=USAGE, wanted=INT, **STOP
-    ),
-    "all once more, cut": Told(
-        delta('{"a": 1,'), whole('{"a": 1,', "length"), ops=AN_A, usage=USAGE, **CUT_OFF
-    ),
+    "a whole completion, and more": Told(whole("[1]"), delta("2"), "oops", is_=[1], usage=USAGE, **STOP),
+    "all so far beside each piece": Told(*beside("4", "42", "42"), is_=42, wanted=INT, **STOP),
+    "each piece twice": Told(*beside("4", "2", "42"), chunk(usage=USAGE), is_=42, usage=USAGE, **STOP),
+    "all once more at the end": Told(delta("4"), delta("2"), whole("42"), is_=42, usage=USAGE, **STOP),
+    "all once more, cut": Told(delta("[1,"), whole("[1,", "length"), ops=ONE, usage=USAGE, **CUT_OFF),
     "a message beside a first delta": Told(delta("", message=same("4")), delta("42", "stop"), is_=42, **STOP),
-    "a message beside an empty delta": Told(
-        *[delta({}, "stop", message=same("[1]")), chunk(usage=USAGE), "[DONE]"], is_=[1], usage=USAGE, **STOP
-    ),
+    "a message beside an empty delta": Told(*MESSAGE_AT_END, is_=[1], usage=USAGE, **STOP),
     # token streams that break the protocol
     **{
         f"a bad record, {now}": Told(delta('{"a": 1, '), bad, delta('"b": 2}'), ops=AN_A, **BREAKS)
@@ -2076,19 +1934,13 @@ SKIPPED: list[Any] = [
     chunk({"index": 0, "delta": None}),
 ]
 SKIPPED_EVENTS = [
-    *[
-        "event: ping\ndata: {}",
-        "event: ping\ndata: 2024-02-29 12:00",
-        "event: ping",
-        "event: patch",
-        ": comment",
-    ],
+    *["event: ping\ndata: {}", "event: ping\ndata: 2024-02-29", "event: ping", "event: patch", ": comment"],
     *[
         "id: 1\ndata",
         "data:",
         "event: patch\ndata:",
         "id: 1",
-        "event: metadata\ndata: not JSON",
+        "event: metadata\ndata: no JSON",
         "event: done",
     ],
 ]
@@ -2132,9 +1984,7 @@ NOT_UTF_8 = [b'%b"%b"}' % (ADD.encode(), bad) for bad in (b"\xff", b"\xed\xa0\x8
 
 
 @in_both_framings
-def test_a_bad_record_ends_the_stream_after_the_good_ones(
-    framing: str, gateway: Gateway, client: Client
-) -> None:
+def test_a_bad_record_comes_after_the_good_ones(framing: str, gateway: Gateway, client: Client) -> None:
     good_ops = [op("", {"steps": []}), op("/intent", "x")]
     records = [*(bad.encode() for bad in BAD_RECORDS), *NOT_UTF_8]
     for now, record in enumerate(records):
@@ -2155,26 +2005,23 @@ def test_a_clean_end_in_mid_answer_is_no_end(
     framing: str, way: str, client: Client, gateway: Gateway
 ) -> None:
     body = body_of(good(way))  # proxies turn a server that dies in mid-answer into a clean end
-    whole = {"events": body.rfind(b"event: done"), "lines": len(body), "tokens": body.rfind(b"]}}")}
-    whole_at = whole.get(way, len(body))
-    ends = {*range(0, whole_at, 17), *(line.end() for line in re.finditer(b"\n\n?", body))}
-    for at in sorted(at for at in ends if at < whole_at):
-        gateway.reply(
-            engine(Reply([body[:at]], framing=framing))
-            if way == "tokens"
-            else Reply([body[:at]], framing=framing)
-        )
+    ends = {"events": body.rfind(b"event: done"), "lines": len(body), "tokens": body.rfind(b'"content"')}
+    last, streamed = ends.get(way, len(body)), way in ("events", "lines")
+    assert last > 100
+    for at in sorted({*range(0, last, 17), *(end.end() for end in re.finditer(b"\n\n?", body[: last - 1]))}):
+        reply = Reply([body[:at]], framing=framing)
+        gateway.reply(engine(reply) if way == "tokens" else reply)
         delivered, end = outcome(client, way)
         assert delivered == ops_from(way)[: len(delivered)]
-        if way in ("events", "lines"):
-            complete = body[:at].count(b"\n\n" if way == "events" else b"\n") + (
-                body[at - 1 : at] == b"}" and way == "lines"
-            )
-            assert len(delivered) in (complete, complete + (way == "events")), at
-        if way == "lines" and at and body[at - 1 : at] in (b"\n", b"}"):
-            assert end == fold(delivered)  # of whole lines, nobody can tell
+        if streamed:  # the records that have ended, and one that lacks nothing but its end
+            whole_ones = body[:at].count(b"\n\n" if way == "events" else b"\n")
+            assert whole_ones <= len(delivered) <= whole_ones + body[:at].rstrip().endswith(b"}"), at
+        if way == "lines" and body[:at].rstrip().endswith(b"}") and len(delivered) >= whole_ones:
+            assert end == fold(delivered), at  # of whole lines, nobody can tell
         else:
-            assert type(end) is (PatchStreamError if way in ("events", "lines") else InvalidOutputError), at
+            record = body[:at].rpartition(b"\n\n")[2]
+            torn = way == "tokens" and len(record) > 6 and not record.rstrip().endswith(b"]}")
+            assert type(end) is (PatchStreamError if streamed or torn else InvalidOutputError), at
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -2186,21 +2033,25 @@ COPIES: dict[str, Callable[..., Any]] = {
     "a copy of a copy": lambda raw, **options: raw.with_options(max_retries=0).copy(**options),
 }
 
-# Given to the constructor, set in the environment, and sent.
-KEYS = {
-    "given": ("a-key", None, "a-key"),
-    "given and set": ("a-key", "env-key", "a-key"),
-    "set": (None, "env-key", "env-key"),
-    "given with white space": ("  a-key \t\r\n", None, "a-key"),
-    "set with a line end": (None, "env-key\r\n", "env-key"),
-}
 
-
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize(
+    ("given", "in_environment", "sent_key"),
+    [
+        ("a-key", None, "a-key"),
+        ("a-key", "env-key", "a-key"),
+        (None, "env-key", "env-key"),
+        ("  a-key \t\r\n", None, "a-key"),
+        (None, "env-key\r\n", "env-key"),
+    ],
+)
 def test_the_key_goes_out_as_a_bearer_token(
-    name: str, connect: Connect, gateway: Gateway, monkeypatch: MonkeyPatch
+    given: str,
+    in_environment: str,
+    sent_key: str,
+    connect: Connect,
+    gateway: Gateway,
+    monkeypatch: MonkeyPatch,
 ) -> None:
-    given, in_environment, sent_key = KEYS[name]
     if in_environment:
         monkeypatch.setenv("DOTTXT_API_KEY", in_environment)
     gateway.reply(MODELS)
@@ -2220,10 +2071,9 @@ WRONG_KEYS = {
 }
 
 
-@pytest.mark.parametrize(("given", "in_environment", "message"), WRONG_KEYS.values(), ids=WRONG_KEYS)
-def test_nothing_stands_in_for_a_wrong_key(
-    given: str | None, in_environment: str | None, message: str, connect: Connect, monkeypatch: MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", WRONG_KEYS)
+def test_nothing_stands_in_for_a_wrong_key(name: str, connect: Connect, monkeypatch: MonkeyPatch) -> None:
+    given, in_environment, message = WRONG_KEYS[name]
     monkeypatch.setenv("OPENAI_API_KEY", "marked-for-openai")
     raw = connect().raw
     if in_environment is not None:
@@ -2387,7 +2237,7 @@ def test_a_request_carries_nothing_that_is_set_for_openai(
 
 
 @pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
-def test_a_copy_differs_only_where_it_was_told_to(
+def test_a_copy_differs_where_told_to(
     duplicate: Callable[..., Any], connect: Connect, gateway: Gateway
 ) -> None:
     client = connect(default_headers={"X-First": "1"})
@@ -2440,7 +2290,7 @@ def test_nothing_shows_the_key(connect: Connect, gateway: Gateway, caplog: pytes
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Clients: what is sent
+# Clients: what is sent, and what engines without patch mode are asked for
 # ---------------------------------------------------------------------------------------------------------
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -2473,10 +2323,9 @@ REQUESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("given", "fields"), REQUESTS.values(), ids=REQUESTS)
-def test_every_call_sends_the_same_request(
-    given: dict[str, Any], fields: dict[str, Any], client: Client, gateway: Gateway
-) -> None:
+@pytest.mark.parametrize("name", REQUESTS)
+def test_every_call_sends_the_same_request(name: str, client: Client, gateway: Gateway) -> None:
+    given, fields = REQUESTS[name]
     gateway.reply(completion("{}"), completion("{}"), patches(op("", {})), NO_PATCH_MODE, sse("{}"))
     before = repr(given)
     client.generate(**given)
@@ -2545,10 +2394,7 @@ WRONG_FOR_A_STREAM: list[tuple[dict[str, Any], str]] = [
     ({"stream": "patch"}, "stream"),
     *[({place: {name: None}}, name) for place in ("extra", "extra_body") for name in ("messages", "stream")],
     *[({place: {"model": "other"}}, "model is given twice") for place in ("extra", "extra_body")],
-    *[
-        ({place: {"response_format": {}}}, "response_format is given twice")
-        for place in ("extra", "extra_body")
-    ],
+    *[({place: {"response_format": {}}}, "format is given twice") for place in ("extra", "extra_body")],
     ({"seed": 1, "extra": {"seed": 1}}, "seed is given twice"),
     ({"seed": 1, "extra_body": {"seed": 2}}, "seed is given twice"),
     ({"top_p": 1, "extra": {"top_p": 1}}, "top_p is given twice"),
@@ -2603,22 +2449,14 @@ def test_tools_that_wrap_create_see_all(client: Client, gateway: Gateway, monkey
     assert seen == [((), gateway.requests[0].json)]
 
 
-@pytest.mark.parametrize("wrap", [functools.partial, lambda create: Mock(create)], ids=["partial", "object"])
+@pytest.mark.parametrize(
+    "wrap", [functools.partial, lambda create: mock.Mock(side_effect=create)], ids=["partial", "object"]
+)
 def test_create_may_be_any_callable(wrap: Callable[[Any], Any], client: Client, gateway: Gateway) -> None:
     client.raw.chat.completions.create = wrap(client.raw.chat.completions.create)
     gateway.reply(patches(op("", {})), completion("{}"))
     assert client.result(top_p=0.5) == client.generate(top_p=0.5) == {}
     assert [request.json["top_p"] for request in gateway.requests] == [0.5, 0.5]
-
-
-class Mock:
-    """A callable object, as tracers and test doubles are."""
-
-    def __init__(self, create: Any) -> None:
-        self.create = create
-
-    def __call__(self, **kwargs: Any) -> Any:
-        return self.create(**kwargs)
 
 
 def test_nothing_is_sent_before_a_stream_is_read(gateway: Gateway, client: Client) -> None:
@@ -2640,10 +2478,6 @@ def test_a_streams_timeout_goes_first(gateway: Gateway, connect: Connect) -> Non
     gateway.reply(patches(op("", {}), 0.3))
     assert client.result(timeout=5) == {}
 
-
-# ---------------------------------------------------------------------------------------------------------
-# Clients: engines without patch mode
-# ---------------------------------------------------------------------------------------------------------
 
 BOOL_PARSING = {
     "type": "bool_parsing",
@@ -2674,7 +2508,7 @@ def streams_asked_for(gateway: Gateway) -> list[Any]:
 @pytest.mark.parametrize(
     "first", [*REFUSALS_OF_PATCHES.values(), *WHOLE.values()], ids=[*REFUSALS_OF_PATCHES, *WHOLE]
 )
-def test_an_engine_without_patch_mode_is_asked_for_tokens(
+def test_an_engine_without_patches_is_asked_for_tokens(
     first: Reply, gateway: Gateway, connect: Connect
 ) -> None:
     client = connect(max_retries=0 if first.status == 500 else 2)
@@ -2728,27 +2562,6 @@ def test_any_other_refusal_is_never_asked_again(status: int, gateway: Gateway, c
     assert streams_asked_for(gateway) == ["patch"]
 
 
-DOCUMENTS: list[Any] = [
-    *[TICKET, {}, [], 'text — 😀 \u2028\u0085\r\n \x00 \\ " /', 0, -1.5e300, True, None],
-    {"": {"/": [{"~": ["-", {"0": None}]}]}, "ä": [[], [[]], {}, 12345678901234567890, 1e-7, False]},
-    {"a": "\ud800", "\udfff": ["\ud83d", "\ude00"]},  # lone surrogates are data
-]
-
-
-def test_a_token_stream_gives_the_events_of_a_patch_stream(gateway: Gateway, client: Client) -> None:
-    for document in DOCUMENTS:
-        text = json.dumps(document, indent=1)
-        gateway.reply(patches(*ops_of(document)), ndjson(*ops_of(document)), completion(text))
-        expected = client.events()
-        assert client.events() == client.events() == expected
-        for size in (1, 3, 1_000):
-            gateway.reply(sse(*pieces(f" \n{text}\n\n", [size])))
-            got = client.events()
-            assert got == expected
-            assert [event.snapshot for event in got] == states_of(ops_of(document))
-            assert repr(client.result()) == repr(document)
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Clients: streams that people hold in their hands
 # ---------------------------------------------------------------------------------------------------------
@@ -2771,6 +2584,12 @@ def test_the_result_is_there_at_any_time_and_twice(gateway: Gateway, client: Cli
     wreck(client.wait(stream.result()))  # which is the caller's own
     assert client.wait(stream.result()) == TICKET
     assert last.snapshot == TICKET
+
+
+def test_elements_takes_a_model_or_an_adapter(client: Client, gateway: Gateway) -> None:
+    with pytest.raises(TypeError, match="BaseModel subclass or a TypeAdapter"):
+        elements(client, client.stream(), dict, "a", bool)
+    assert gateway.connections == 0
 
 
 class Line(BaseModel):
@@ -2883,22 +2702,17 @@ def test_an_element_that_does_not_fit_is_named(client: Client, gateway: Gateway)
 
 
 def test_the_response_is_there_after_an_error_too(client: Client, gateway: Gateway) -> None:
-    for reply in (patches(*OPS_OF_TICKET), patches(op("", {}), SAID["OpenAI"]), engine(sse(TICKET_TEXT))):
-        replies = (
-            [reply]
-            if callable(reply)
-            else [Reply(reply.body, headers={**reply.headers, "X-Request-Id": "req-7"})]
-        )
-        gateway.reply(*replies)
+    for end in (DONE, SAID["OpenAI"]):
+        body = framed(EVENTS, *OPS_OF_TICKET, end).body
+        gateway.reply(Reply(body, headers={"X-Request-Id": "req-7"}))
         stream = client.stream()
         assert [stream.response] == [None]
         events = client.iterate(stream)
         next(events)
         assert stream.response.status_code == 200
-        assert stream.response.headers.get("x-request-id") == (None if callable(reply) else "req-7")
         with suppress(PatchStreamError):
             list(events)
-        assert stream.response.headers["content-type"] == EVENTS
+        assert stream.response.headers["x-request-id"] == "req-7"
 
 
 @pytest.mark.parametrize(
@@ -2940,9 +2754,7 @@ def stalled(request: pytest.FixtureRequest, gateway: Gateway) -> Gateway:
 
 
 @pytest.mark.parametrize("error", [None, KeyError("mine")])
-def test_leaving_a_with_block_closes_at_once(
-    error: Exception | None, stalled: Gateway, client: Client
-) -> None:
+def test_leaving_a_block_closes_at_once(error: Exception | None, stalled: Gateway, client: Client) -> None:
     kept = client.stream()
 
     def visit(event: PatchEvent) -> bool:
@@ -3016,16 +2828,13 @@ def async_stream(gateway: Gateway, client: AsyncDotTxt) -> Any:
 
 def held(count: int, go_on: threading.Event) -> Reply:
     """A response that waits before its first byte, or after an operation."""
-    body = [body_of(framed(EVENTS, op("", {}))), go_on] if count else [go_on]
-    return Reply(
-        [*body, body_of(patches(op("", {}), op("/a", 1), op("/b", 2)))], headers={"Content-Type": EVENTS}
-    )
+    if count:
+        return framed(EVENTS, op("", {}), go_on, op("/a", 1), op("/b", 2), DONE)
+    return Reply([go_on, *Reply([encoded(whole("[1, 2]"))]).bytes_and_steps()], status=None)
 
 
 @pytest.mark.parametrize("count", [0, 1], ids=["before the response", "after an event"])
-def test_a_stream_closed_in_another_thread_gives_no_more(
-    count: int, reader: Client, gateway: Gateway
-) -> None:
+def test_a_stream_closed_in_a_thread_gives_no_more(count: int, reader: Client, gateway: Gateway) -> None:
     go_on = threading.Event()
     gateway.reply(held(count, go_on))
     stream = reader.stream(timeout=10)
@@ -3096,7 +2905,7 @@ async def test_a_heartbeat_that_waits_for_a_task_keeps_the_stream(gateway: Gatew
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Clients: faults on the wire
+# Clients: faults on the wire, HTTP/2, other event loops
 # ---------------------------------------------------------------------------------------------------------
 
 LOST, LATE = openai.APIConnectionError, openai.APITimeoutError
@@ -3133,15 +2942,11 @@ def assert_serves(client: Client, gateway: Gateway, way: str) -> None:
 
 
 @of_every_way
-@pytest.mark.parametrize(("fault", "count", "error"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_an_error_and_the_client_goes_on(
-    fault: Callable[[str], Reply],
-    count: int | None,
-    error: type[Exception],
-    way: str,
-    client: Client,
-    gateway: Gateway,
+    name: str, way: str, client: Client, gateway: Gateway
 ) -> None:
+    fault, count, error = FAULTS[name]
     reply = fault(way)
     gateway.reply(engine(reply) if way == "tokens" else reply)
     start = time.monotonic()
@@ -3214,11 +3019,6 @@ def test_whatever_a_server_sends_the_error_is_documented(client: Client, gateway
     ways, sizes = st.sampled_from(WAYS), st.lists(st.integers(1, 300), min_size=1)
     noise = st.just(b"") | st.binary()
     for_all(holds, ways, noise, st.lists(damage, max_size=3), types, statuses, sizes, examples=60)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Clients: HTTP/2, other event loops
-# ---------------------------------------------------------------------------------------------------------
 
 
 class Http2Server:
@@ -3328,16 +3128,6 @@ def test_the_async_client_works_under_trio(gateway: Gateway) -> None:
             with pytest.raises(openai.APITimeoutError):
                 await client.stream(**ask, timeout=0.1).result()
             await trio.to_thread.run_sync(gateway.wait_for, lambda: gateway.open <= 1)
-            answers: dict[int, Any] = {}
-
-            async def one(now: int) -> None:
-                answers[now] = await client.stream(**{**ask, "input": str(now)}).result()
-
-            gateway.reply(lambda request: patches(op("", request.json["messages"][0]["content"])))
-            async with trio.open_nursery() as nursery:
-                for now in range(20):
-                    nursery.start_soon(one, now)
-            assert answers == {now: str(now) for now in range(20)}
 
     trio.run(main)
     gateway.wait_for(lambda: gateway.open == 0)

@@ -218,18 +218,18 @@ def test_streams_that_are_left_early_leave_nothing_behind(
         return len(gc.get_objects())
 
     with nothing_is_printed(caplog, monkeypatch):
-        with client:
-            half = leave_many(STREAMS_LEFT // 2)
-            leave_many(STREAMS_LEFT // 2 - TRACED)
-            tracemalloc.start()
-            try:
-                whole = leave_many(TRACED)
-                kept, _ = tracemalloc.get_traced_memory()
-            finally:
-                tracemalloc.stop()
-            assert client.generate(input="Hello") == {"text": "Hello"}
-            assert client.result(input="Hello") == {"text": "Hello"}
-            assert echo_server.open == 1
+        half = leave_many(STREAMS_LEFT // 2)
+        leave_many(STREAMS_LEFT // 2 - TRACED)
+        tracemalloc.start()
+        try:
+            whole = leave_many(TRACED)
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert client.generate(input="Hello") == {"text": "Hello"}
+        assert client.result(input="Hello") == {"text": "Hello"}
+        assert echo_server.open == 1
+        client.wait(client.raw.close())
         client.until(lambda: echo_server.open == 0)
         client.close()
     assert whole < half + STREAMS_LEFT // 10

@@ -30,6 +30,7 @@ import time
 import types
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import aclosing, closing
 from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, overload
 
 import openai
@@ -56,11 +57,14 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-ElementT = TypeVar("ElementT")
+E = TypeVar("E")
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 Typed = type[ModelT] | pydantic.TypeAdapter[T]  # the output types that type checkers can follow
 Messages = str | list[Any]  # one user message, or OpenAI-style message dicts
 Fields = Mapping[str, Any]  # more fields of a request's body
+Fault = json.JSONDecodeError | pydantic.ValidationError  # what is wrong with an output
+Float = float | None
+Int = int | None
 Op = dict[str, Any]  # one JSON Patch operation (RFC 6902 §4)
 
 # --- JSON text ----------------------------------------------------------------------------------------------
@@ -76,12 +80,11 @@ def _loads(text: str) -> Any:
     constants: dict[str, Any] = {}  # JSON has none
     try:  # the standard library also takes lone surrogates, and names the place of an error
         return json.loads(text, parse_constant=constants.__getitem__)
-    except json.JSONDecodeError:
-        raise
-    except KeyError as error:
-        raise json.JSONDecodeError(f"{error.args[0]} is not JSON", text, 0) from None
-    except (ValueError, RecursionError) as error:  # more digits than Python converts
-        raise json.JSONDecodeError(str(error), text, 0) from None
+    except (KeyError, ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError):
+            raise
+        what = f"{error.args[0]} is not JSON" if isinstance(error, KeyError) else str(error)
+        raise json.JSONDecodeError(what, text, 0) from None
 
 
 def _encode(value: Any) -> str:
@@ -105,10 +108,9 @@ def _shorten(text: str) -> str:
 
 def _show(value: object) -> str:
     """Return a value's `repr`, shortened and without addresses in memory."""
-    try:
+    with contextlib.suppress(Exception):  # an integer of 5,000 digits has none
         return _shorten(re.sub(r" (object )?at 0x[0-9A-Fa-f]+", "", repr(value)))
-    except Exception:  # an integer of 5,000 digits has none
-        return f"an instance of {type(value).__name__}"
+    return f"an instance of {type(value).__name__}"
 
 
 # --- Errors -------------------------------------------------------------------------------------------------
@@ -118,6 +120,8 @@ _HINTS = {
     401: "set api_key= or DOTTXT_API_KEY to a valid key",
     404: "client.models.list(), or `dottxt models`, lists the models; base_url usually ends in /v1",
 }
+# Where servers put what they have to say.
+_MESSAGE_KEYS = ("error", "message", "detail", "errors", "msg", "description", "status_msg", "choices")
 _WRONG_URL = "it is a web page: base_url is probably wrong"
 _is_web_page = re.compile(r"\s*<(?:!doc|html)", re.IGNORECASE).match
 
@@ -137,16 +141,9 @@ class InvalidOutputError(openai.OpenAIError, ValueError):
         completion: The SDK's `ChatCompletion` of a `generate`, else `None`.
     """
 
-    def __init__(
-        self,
-        message: str | None = None,
-        *,
-        model: str = "",
-        raw_output: str = "",
-        finish_reason: str | None = None,
-        original_error: json.JSONDecodeError | pydantic.ValidationError | None = None,
-        completion: ChatCompletion | None = None,
-    ) -> None:
+    def __init__(self, message: str | None = None, *, model: str = "", raw_output: str = "",
+        finish_reason: str | None = None, original_error: Fault | None = None,
+        completion: ChatCompletion | None = None) -> None:  # fmt: skip
         if message is None:
             reason = original_error or f"finish reason {finish_reason}, {_shorten(raw_output)!r}"
             message = f"{model or 'the model'} did not return valid output: {reason}"
@@ -199,14 +196,12 @@ def _server_message(body: str) -> str:
         if isinstance(said, list):
             return "; ".join(filter(None, map(find, said)))
         if isinstance(said, dict):
-            keys = ("error", "message", "detail", "errors", "msg", "description", "choices")
-            return next(filter(None, (find(said.get(key)) for key in keys)), "")
+            return next(filter(None, (find(said.get(key)) for key in _MESSAGE_KEYS)), "")
         return said.strip() if isinstance(said, str) else ""
 
-    try:
+    with contextlib.suppress(json.JSONDecodeError):
         return find(_loads(body))
-    except json.JSONDecodeError:
-        return ""
+    return ""
 
 
 def _redact(text: str, key: str) -> str:
@@ -228,24 +223,24 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _OutputType:
-    """A type that data is asked for in: its JSON Schema as text, and the validator that reads JSON text."""
+    """A type that data is asked for in: its JSON Schema, and the validator that reads JSON text."""
 
-    def __init__(self, given: Any, schema: str = "") -> None:
-        self.schema = schema
+    def __init__(self, given: Any, schema: bytes = b"") -> None:
+        self.schema = schema  # marshalled: that copies a dict faster than JSON text does
         self.validate: Callable[[str], Any] = _loads
-        self.name = _show(given)  # for messages
-        if isinstance(given, pydantic.TypeAdapter):
-            self.validate = given.validate_json
+        if isinstance(given, (str, dict)):
+            self.name = "instance of the JSON Schema"  # for messages
         elif _is_class(given):
             self.name = given.__name__
             self.validate = given.model_validate_json if _is_model(given) else _loads
-        elif typing.get_origin(given) is None:
-            text = isinstance(given, (str, dict))
-            self.name = "instance of the JSON Schema" if text else type(given).__name__
+        elif isinstance(given, pydantic.TypeAdapter):
+            self.name, self.validate = _show(given), given.validate_json
+        else:
+            self.name = _show(given) if typing.get_origin(given) is not None else type(given).__name__
 
     def request(self, name: str = "response") -> dict[str, Any]:
         """Return the schema with a name: a dict of its own, for wrappers of the SDK's `create` change it."""
-        return {"name": name, "schema": _loads(self.schema)}
+        return {"name": name, "schema": marshal.loads(self.schema)}
 
 
 def normalize_schema(response_format: object) -> dict[str, Any]:
@@ -276,7 +271,7 @@ def _output_type(given: Any) -> _OutputType:
         with contextlib.suppress(ValueError):  # it is not plain data, or not a schema
             # Marshalled data are a cache's key in an eighth of the time that JSON text takes.
             return _OutputType(given, _checked(marshal.dumps(given)))
-        return _OutputType(given, _checked(_dumps(given)))
+        return _OutputType(given, _checked(_plain(given)))
     if _is_class(given) or isinstance(given, pydantic.TypeAdapter):
         return _described(given)
     name = type(given).__name__
@@ -353,33 +348,32 @@ def _describe(given: Any, _validator: object = None) -> _OutputType:
         schema = given.json_schema()
     else:  # names (`list["Ticket"]`) are resolved in the frame of our caller, not in this module's
         schema = pydantic.TypeAdapter(given, _parent_depth=_caller()[1] + 2).json_schema()
-    return _OutputType(given, _dumps(schema, f"the schema of {_show(given)}"))
+    return _OutputType(given, _plain(schema, f"the schema of {_show(given)}"))
 
 
-def _dumps(schema: Any, source: str = "response_format") -> str:
-    """Return the text of a schema that can be sent."""
+def _plain(schema: Any, source: str = "response_format") -> bytes:
+    """Return a schema as marshalled JSON data."""
     try:
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
         text.encode()  # fails for lone surrogates
-        _loads(text)  # fails for what nests too deep
+        return marshal.dumps(_loads(text))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidSchemaError(f"{source} contains a value JSON cannot represent: {error}") from error
-    return text
 
 
 @functools.lru_cache(maxsize=256)
-def _checked(text: str | bytes, source: str = "response_format") -> str:
-    """Check the text of a JSON Schema object, or the object marshalled, and return its text to send."""
-    if isinstance(text, bytes):
-        text = _dumps(marshal.loads(text))
+def _checked(given: str | bytes, source: str = "response_format") -> bytes:
+    """Check a JSON Schema object, which is text or marshalled, and return it as marshalled JSON data."""
     try:
-        schema = _loads(text)
+        data = _plain(_loads(given) if isinstance(given, str) else marshal.loads(given), source)
     except json.JSONDecodeError as error:
         hint = "pass a JSON Schema object as text (of a file, pass its read_text()) or as a dict"
         raise InvalidSchemaError(f"{source} is not JSON ({error}): {hint}") from error
+    schema = marshal.loads(data)
     if not isinstance(schema, dict):
-        hint = 'pass a JSON Schema object, such as {"type": "string"}'
-        raise InvalidSchemaError(f"{source} is not a JSON object: {_shorten(text)}; {hint}")
+        raise InvalidSchemaError(
+            f'{source} is {_show(schema)}: pass a JSON object, such as {{"type": "string"}}'
+        )
     if schema.get("type") == "json_schema" or ("name" in schema and isinstance(schema.get("schema"), dict)):
         raise InvalidSchemaError("response_format is the envelope of a request: pass the inner schema")
     keywords, meta_schema = _meta_schema()
@@ -387,11 +381,9 @@ def _checked(text: str | bytes, source: str = "response_format") -> str:
         form = _encode({"type": "object", "properties": {next(iter(schema)): {"type": "string"}}})
         hint = f"it would constrain nothing; to ask for an object, pass {form}"
         raise InvalidSchemaError(f"{source} contains no keyword of JSON Schema: {hint}")
-    text = _dumps(schema, source)  # escapes in the text may stand for lone surrogates
     draft = schema.get("$schema", _DRAFT)
-    other_draft = isinstance(draft, str) and draft.rstrip("#") != _DRAFT
-    if other_draft or schema.get("type") == "structural-tag":
-        return text
+    if (isinstance(draft, str) and draft.rstrip("#") != _DRAFT) or schema.get("type") == "structural-tag":
+        return data
     try:
         meta_schema.validate_python(schema)
     except pydantic.ValidationError as error:
@@ -400,7 +392,7 @@ def _checked(text: str | bytes, source: str = "response_format") -> str:
         what = "it nests too deep" if first["type"].startswith("recursion") else first["msg"]
         place = f'response_format is not a valid JSON Schema (draft 2020-12) at "{pointer}"'
         raise InvalidSchemaError(f"{place}: {what}") from error
-    return text
+    return data
 
 
 @functools.cache
@@ -497,7 +489,8 @@ class _Document:
 
     def __init__(self, root: Any = None) -> None:
         self.root = root
-        self.ops: list[tuple[str, Any]] = []  # path and value of each folded operation, the value copied
+        self.paths: list[str] = []  # of the operations folded so far
+        self.values: list[Any] = []  # their values, copied
         # Pointer and container of each step to where the last operation went: the next usually goes there.
         self._opened: list[tuple[str, Any]] = []
 
@@ -555,7 +548,7 @@ class _Document:
         if not isinstance(array, list):
             return [], 0
         # A container is complete when an operation goes elsewhere.
-        last, place = f"{self.ops[-1][0]}/", f"{pointer}/{len(array) - 1}/"
+        last, place = f"{self.paths[-1]}/", f"{pointer}/{len(array) - 1}/"
         is_open = last.startswith((place, f"{pointer}/-/")) or place.startswith(last)
         return array, len(array) - (is_open and isinstance((array or [None])[-1], _CONTAINERS))
 
@@ -564,9 +557,10 @@ class _Document:
         path, value = op["path"], op["value"]
         self.add(path, value)
         # The caller may change `op`, and the document changes what it holds: keep a third copy.
-        self.ops.append((path, _copy(value) if isinstance(value, _CONTAINERS) else value))
+        self.paths.append(path)
+        self.values.append(_copy(value) if isinstance(value, _CONTAINERS) else value)
         event = PatchEvent.__new__(PatchEvent)
-        event._op, event._document, event._count = op, self, len(self.ops)
+        event._op, event._document, event._count = op, self, len(self.paths)
         return event
 
     def at(self, count: int) -> Any:
@@ -576,10 +570,10 @@ class _Document:
             root = marshal.loads(marshal.dumps(self.root))
         except ValueError:  # an event made by hand may hold more than JSON
             root = _copy(self.root)
-        if count == len(self.ops):
+        if count == len(self.paths):
             return root
         earlier = _Document()
-        for path, value in self.ops[:count]:
+        for path, value in zip(self.paths[:count], self.values, strict=False):
             earlier.add(path, value)
         return earlier.root
 
@@ -660,16 +654,16 @@ class _Lines:
         self._is_one_record: bool | None = None  # the first line tells
 
     def feed(self, data: bytes) -> list[tuple[str, bytes]]:
-        self._rest += data
         if b"\n" not in data or self._is_one_record:
+            self._rest += data
             return []
-        *lines, rest = bytes(self._rest).split(b"\n")
+        body = bytes(self._rest + data) if self._rest else data
+        *lines, rest = body.split(b"\n")
         records = [("", line) for line in lines if line and not line.isspace()]
         if records and self._is_one_record is None:
             self._is_one_record = records[0][1].strip() in (b"{", b"[", b"[{")  # JSON broken over lines
-            if self._is_one_record:
-                return []
-        self._rest = bytearray(rest)
+            rest, records = (body, []) if self._is_one_record else (rest, records)
+        self._rest[:] = rest
         return records
 
     def finish(self) -> list[tuple[str, bytes]]:
@@ -689,12 +683,11 @@ class _ServerSentEvents:
         self._after_cr = data.endswith(b"\r")
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        start = max(len(self._rest) - 1, 0)
         self._rest += data
-        if self._rest.find(b"\n\n", start) < 0:
+        if self._rest.find(b"\n\n", -len(data) - 1) < 0:
             return []
         *events, rest = bytes(self._rest).split(b"\n\n")
-        self._rest = bytearray(rest)
+        self._rest[:] = rest
         return self._read(events)
 
     def finish(self) -> list[tuple[str, bytes]]:
@@ -728,119 +721,100 @@ _EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")  # no JSON text b
 class _Text:
     """Read JSON text (RFC 8259) as it arrives, cut anywhere, and make the operations that build its value.
 
-    A recursive-descent parser whose methods are generators: they yield an operation when it is certain, and
-    `None` where they need more text. A container is certain when it opens, a string when it closes, all else
-    when something follows it.
+    A container is certain when it opens, a string when it closes, all else when something follows it.
     """
 
-    _spaces = ("", " ", "\t", "\n", "\r")
-    _chars = re.compile(r'(?:[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*')  # RFC 8259 §7
-    _word_chars = re.compile(r"[-+.0-9A-Za-z]*")
-    _word = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[Ee][-+]?[0-9]+)?")  # §3, §6
+    # RFC 8259 §2: after white space a bracket, comma or colon; a string without escapes; a literal or number.
+    _token = re.compile(r'[ \t\n\r]*(?:([{}\[\],:])|"([^"\\\x00-\x1f]*)"|([-+.0-9A-Za-z]+))?')
+    _scalar = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[Ee][-+]?[0-9]+)?")  # §3, §6
+    _chars = re.compile(r'(?:[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*')  # §7
     _cut = re.compile(r"(?:\\(?:u[0-9A-Fa-f]{0,3})?)?")  # nothing, or an escape that is not all there
 
     def __init__(self) -> None:
         self.is_bad = False  # not JSON, or, once it is finished, not all of it
         self._text, self._pos = "", 0  # what is being read, and how far that is
-        self._finished = self._ends_number = False  # there is no more text, and its end ends a number
-        self._ops = self._read_document()
+        self._string: list[str] | None = None  # pieces of a string that is not closed
+        self._opened: list[list[Any]] = []  # of each container: path, index to come, closing bracket
+        self._path = ""  # of the next value
+        self._expected = "value"  # what the grammar wants next
 
-    def feed(self, text: str) -> Iterator[Op]:
-        """Yield the operations that `text` completes; none once it is bad."""
-        if self.is_bad:
-            return
+    def feed(self, text: str, finished: bool = False, ends_number: bool = False) -> Iterator[Op]:
+        """Yield the operations that `text` completes. `ends_number`: a 12 at the root is not cut from 123."""
         self._text, self._pos = self._text[self._pos :] + text, 0
         try:
-            for op in self._ops:
-                if op is None:
-                    return
-                yield op
+            while not self.is_bad and (token := self._next(finished, ends_number)):
+                if op := self._take(*token):
+                    yield op
         except ValueError:
             self.is_bad = True
+        self.is_bad = self.is_bad or (finished and self._expected != "end")
 
-    def finish(self, ends_number: bool) -> Iterator[Op]:
-        """Yield the operation of a root number, if the end of the text ends it: 12 may be a part of 123."""
-        self._finished, self._ends_number = True, ends_number
-        return self.feed("")
-
-    def _read_document(self) -> Generator[Op | None, None, None]:
-        yield from self._read_value("", 0)
-        self._expect((yield from self._peek()), "")
-
-    def _expect(self, found: str, *wanted: str) -> None:
-        if found not in wanted:
-            raise ValueError
-
-    def _read_value(self, path: str, depth: int) -> Generator[Op | None, None, None]:
-        char = yield from self._peek()
-        if depth > _MAX_DEPTH:
-            raise ValueError
-        if char in ("{", "["):
-            yield {"op": "add", "path": path, "value": {} if char == "{" else []}
-            yield from self._read_members(path, depth + 1, "}" if char == "{" else "]")
-            return
-        value = yield from self._read_string() if char == '"' else self._read_word()
-        yield {"op": "add", "path": path, "value": value}
-
-    def _read_members(self, path: str, depth: int, closing: str) -> Generator[Op | None, None, None]:
-        index, char = 0, ","
+    def _next(self, finished: bool, ends_number: bool) -> tuple[str, Any] | None:
+        """Return the kind and the value of the next token, `None` where it needs more text."""
+        text = self._text
+        if self._string is None:
+            match: Any = self._token.match(text, self._pos)
+            group, end = match.lastindex, match.end()
+            if group == 3:
+                word = match[3]
+                is_over = finished and (not word[-1].isdigit() or (ends_number and not self._opened))
+                if end == len(text) and not is_over:
+                    return None
+                if not self._scalar.fullmatch(word):
+                    raise ValueError
+                self._pos = end
+                return "scalar", _loads(word)
+            self._pos = end
+            if group is not None:
+                return (match[1], None) if group == 1 else ("string", match[2])
+            if end == len(text):
+                return None
+            if text[end] != '"':
+                raise ValueError
+            self._pos, self._string = end + 1, []
+        match = self._chars.match(text, self._pos)
+        self._string.append(match[0])
+        self._pos = match.end()
+        if not text.startswith('"', self._pos):
+            if not self._cut.fullmatch(text, self._pos):
+                raise ValueError
+            return None
+        string, self._string = "".join(self._string), None
         self._pos += 1
-        if (yield from self._peek()) == closing:
-            self._pos += 1
-            return
-        while char != closing:
-            key = str(index)
-            if closing == "}":
-                self._expect((yield from self._peek()), '"')
-                key = _escape((yield from self._read_string()))
-                self._expect((yield from self._peek()), ":")
-                self._pos += 1
-            yield from self._read_value(f"{path}/{key}", depth)
-            char = yield from self._peek()
-            self._expect(char, ",", closing)
-            self._pos += 1
-            index += 1
+        return "string", _loads(f'"{string}"') if "\\" in string else string
 
-    def _read_string(self) -> Generator[None, None, str]:
-        self._pos += 1
-        text = yield from self._take(self._chars)
-        self._expect(self._text[self._pos : self._pos + 1], '"')
-        self._pos += 1
-        return _loads(f'"{text}"') if "\\" in text else text
-
-    def _read_word(self) -> Generator[None, None, Any]:
-        """Read a number or a literal."""
-        word = yield from self._take(self._word_chars)
-        is_cut = self._pos == len(self._text) and word[-1:].isdigit() and not self._ends_number
-        if is_cut or not self._word.fullmatch(word):
+    def _take(self, kind: str, value: Any) -> Op | None:
+        """Go on by a token, and return the operation that it makes, if it does."""
+        expected, path, opened = self._expected, self._path, self._opened
+        if expected in ("value", "first value") and kind in ("scalar", "string", "{", "["):
+            if len(opened) > _MAX_DEPTH:
+                raise ValueError
+            self._expected = "next" if opened else "end"
+            if kind in ("{", "["):
+                value, closing, first = ({}, "}", "first key") if kind == "{" else ([], "]", "first value")
+                self._path = f"{path}/0"
+                self._expected = first
+                opened.append([path, 0, closing])
+            return {"op": "add", "path": path, "value": value}
+        if kind == "string" and expected in ("key", "first key"):
+            self._path, self._expected = f"{opened[-1][0]}/{_escape(value)}", ":"
+        elif kind == expected == ":":
+            self._expected = "value"
+        elif kind == "," and expected == "next":
+            opened[-1][1] += 1
+            self._path = f"{opened[-1][0]}/{opened[-1][1]}"
+            self._expected = "key" if opened[-1][2] == "}" else "value"
+        elif opened and kind == opened[-1][2] and expected in ("next", "first key", "first value"):
+            opened.pop()
+            self._expected = "next" if opened else "end"
+        else:
             raise ValueError
-        return _loads(word)
-
-    def _peek(self) -> Generator[None, None, str]:
-        """Return the next character that is not white space, `""` at the end of the text."""
-        while (char := self._text[self._pos : self._pos + 1]) in self._spaces:
-            if not char and self._finished:
-                break
-            if not char:
-                yield None
-            self._pos += len(char)
-        return char
-
-    def _take(self, pattern: re.Pattern[str]) -> Generator[None, None, str]:
-        """Return all that a pattern matches from here on."""
-        pieces = []
-        while True:
-            match = pattern.match(self._text, self._pos)
-            pieces.append(match.group())  # type: ignore[union-attr]
-            self._pos += len(pieces[-1])
-            if self._finished or not self._cut.fullmatch(self._text, self._pos):
-                return "".join(pieces)
-            yield None
+        return None
 
 
 # --- Answer: records in; events, completeness and the value out ---------------------------------------------
 
-_Fault = json.JSONDecodeError | pydantic.ValidationError
+_ENDS = ("stop", "end", "end_turn", "eos", "eos_token", "stop_sequence")  # servers' names for `stop`
 # Where a text or a call may stand in place of the content.
 _ELSEWHERE = ("reasoning_content", "reasoning", "tool_calls", "function_call")
 
@@ -850,6 +824,8 @@ def _content(part: dict[str, Any]) -> str:
     content = part.get("content") or ""
     if isinstance(content, list):
         content = "".join(each.get("text") or "" for each in content if each.get("type") == "text")
+    if isinstance(content, dict):  # Cloudflare's engines send decoded JSON
+        content = _encode(content)
     if not isinstance(content, str):
         raise TypeError
     return content
@@ -857,19 +833,16 @@ def _content(part: dict[str, Any]) -> str:
 
 def _reports_error(record: Any) -> bool:
     """Return whether an error stands in a record, in its choice, or in one of an array of records."""
-    if isinstance(record, list):
-        return any(map(_reports_error, record))
-    if not isinstance(record, dict):
-        return False
-    is_error = bool(record.get("error")) or record.get("object") == "error"
-    return is_error or _reports_error(record.get("choices"))
+    records = [each for each in (record if isinstance(record, list) else [record]) if isinstance(each, dict)]
+    is_error = any(each.get("error") or each.get("object") == "error" for each in records)
+    return is_error or any(_reports_error(each.get("choices")) for each in records)
 
 
 class _Answer:
     """What a server answers: reads its records, makes events of them, and judges what they are worth."""
 
     def __init__(self, model: str, wanted: _OutputType, redact: Callable[[str], str]) -> None:
-        self.model, self.wanted, self._redact = model, wanted, redact
+        self.model, self.wanted, self.redact = model, wanted, redact
         self.completion: ChatCompletion | None = None
         self.document = _Document()
         self.expects_text = False  # a token stream was asked for, or a choice was read
@@ -888,14 +861,14 @@ class _Answer:
     @property
     def is_text(self) -> bool:
         """Whether it is a token stream or a completion, not operations."""
-        return bool(self._pieces) or (self.expects_text and not self.document.ops)
+        return bool(self._pieces) or (self.expects_text and not self.document.paths)
 
     @property
     def raw_output(self) -> str:
         """The JSON text received so far. For operations it is made from the document."""
         if self.is_text:
             return "".join(self._pieces)
-        return _encode(self.document.root) if self.document.ops else ""
+        return _encode(self.document.root) if self.document.paths else ""
 
     def feed(self, data: bytes) -> Iterator[PatchEvent]:
         """Yield the events of the records that `data` completes. A bad record raises `PatchStreamError`."""
@@ -914,12 +887,14 @@ class _Answer:
             self._framing.feed(self._start)
         yield from self._read(self._framing.finish() if self._framing else [])
         if self.is_text:
-            yield from map(self._fold, self._text.finish(self._has_stopped))
+            yield from map(self._fold, self._text.feed("", True, self._has_stopped))
             if self._text.is_bad:
                 raise self._invalid(None, self.raw_output)
         elif not self.has_end_mark and not isinstance(self._framing, _Lines):
             what = "ended without its end mark: the answer may be cut short" if self._framing else "is empty"
-            raise PatchStreamError(f"the stream {what}", body=self._redact(self.raw_output))
+            raise PatchStreamError(f"the stream {what}", body=self.redact(self.raw_output))
+        elif not self.document.paths:
+            raise self._invalid(None, "")
         self.has_end_mark = True  # lines have no other than the end of the response
 
     def _read(self, records: list[tuple[str, bytes]]) -> Iterator[PatchEvent]:
@@ -961,12 +936,13 @@ class _Answer:
                 if name in ("", "message", "patch"):
                     self._fail("is not JSON")
                 data = b""
+        if isinstance(record, dict):
+            self._note(record)
         if name == "error" or _reports_error(record):
             self._fail()
         if name == "done" and data:
             self.has_end_mark = True
         if isinstance(record, dict):
-            self._note(record)
             if "op" not in record:
                 yield from self._text.feed(self._read_chat(record))
             elif record["op"] == "add":
@@ -990,6 +966,8 @@ class _Answer:
     def _read_parts(self, choice: dict[str, Any], delta: Any, message: Any) -> str:
         self.expects_text = True
         part = delta or {}
+        if isinstance(part.get("content"), dict):
+            raise TypeError
         if message is not None:  # beside a delta, or after text, it repeats what the deltas bring
             self.has_end_mark = self.has_end_mark or delta is None
             is_empty = delta is None or (choice.get("finish_reason") and not _content(delta))
@@ -1002,13 +980,14 @@ class _Answer:
 
     def _note(self, told: dict[str, Any]) -> None:
         """Keep the finish reason and the usage that a record or a choice tells."""
-        reason, usage = told.get("finish_reason"), told.get("usage")
+        reason, usage, groq = told.get("finish_reason"), told.get("usage"), told.get("x_groq") or {}
         self.finish_reason = reason if reason and isinstance(reason, str) else self.finish_reason
+        usage = usage or (groq.get("usage") if isinstance(groq, dict) else None)
         self.usage = usage if isinstance(usage, dict) else self.usage
 
     def _fail(self, what: str | None = None) -> NoReturn:
         """Raise for the record that was read last. Without `what` it is an error that the server reports."""
-        record = self._redact(self._record.decode(errors="replace"))
+        record = self.redact(self._record.decode(errors="replace"))
         message = what and f"the stream has a record that {what}: {_shorten(record)}"
         if _is_web_page(record):
             message = f"{message}; {_WRONG_URL}"
@@ -1021,62 +1000,54 @@ class _Answer:
         record = record.model_dump(warnings=False) if isinstance(record, pydantic.BaseModel) else record
         self.has_end_mark = True
         if not isinstance(record, dict):
-            raise self.no_completion(record if isinstance(record, str) else "")
+            text = record if isinstance(record, str) else ""
+            raise self._invalid(json.JSONDecodeError("Expecting a chat completion", text, 0), text)
         with contextlib.suppress(PatchStreamError):  # it is not a chat completion
             self._read_chat(record)
         if _reports_error(record) or not self._pieces:
             self._record = _encode(record).encode()
             raise self._invalid(None, self.raw_output, reported=True)
-        return self.value()
-
-    def no_completion(self, text: str) -> InvalidOutputError:
-        """Return the error for a response that is not a chat completion."""
-        return self._invalid(json.JSONDecodeError("Expecting a chat completion", text, 0), text)
+        return self.validate(self.check())
 
     def check(self) -> str:
         """Return the JSON text of the answer if it is whole, and raise otherwise."""
         text = self.raw_output
         # JSON text ends by itself, but for a number at its root.
-        if not self._has_stopped and (text[-1:].isdigit() or not self.is_text):
+        is_cut = text[-1:].isdigit() and not self._has_stopped
+        if is_cut if self.is_text else self.finish_reason not in (None, "stop"):
             raise self._invalid(None, text)
         return text
-
-    def value(self) -> Any:
-        """Return the value of the wanted type."""
-        return self.validate(self.check(), self.wanted)
 
     @property
     def _has_stopped(self) -> bool:
         """Whether the server says that the model came to its end."""
-        return self.finish_reason == "stop" or (self.has_end_mark and not self.finish_reason)
+        return self.finish_reason.lower() in _ENDS if self.finish_reason else self.has_end_mark
 
-    def validate(self, text: str, wanted: _OutputType, place: str = "") -> Any:
-        """Return the value of a type that JSON text, or that of an element, stands for."""
+    def validate(self, text: str, wanted: _OutputType | None = None, place: str = "") -> Any:
+        """Return the value of a type that JSON text, or that of the element at a place, stands for."""
         try:
             if "NaN" in text or "Infinity" in text:  # outside of strings Pydantic takes them, JSON does not
                 _loads(text)
-            return wanted.validate(text)
+            return (wanted or self.wanted).validate(text)
         except (json.JSONDecodeError, pydantic.ValidationError) as error:
-            raise self._invalid(error, text, wanted.name, place) from error
+            raise self._invalid(error, text, f"{wanted.name} at {place}" if wanted else "") from error
 
-    def _invalid(
-        self, error: _Fault | None, text: str, wanted: str = "", place: str = "", reported: bool = False
-    ) -> InvalidOutputError:
+    def _invalid(self, error: Fault | None, text: str, what: str = "", reported: bool = False) -> Exception:
         """Return the error for text that is not a value of the wanted type, with what to do about it."""
         fault = error or json.JSONDecodeError("The output stops short", text, len(text))
         try:
             _loads(text)
         except json.JSONDecodeError as not_json:  # Pydantic would call it a ValidationError
             fault = not_json
-        wanted = f"valid {wanted or self.wanted.name}{place and f' at {place}'}"
-        message = f"{self.model} did not return a {wanted}: {'; '.join(self._diagnosis(fault, text))}"
-        if reported or not text:  # an error may stand in the place of the model's text
-            said = self._redact(_server_message(self._record.decode(errors="replace")))
-            message = f"{said} (said the server; {self.model} did not return a {wanted})" if said else message
+        message = f"{self.model} did not return a valid {what or self.wanted.name}"
+        diagnosis = "; ".join(self._diagnosis(fault, text))
+        # An error may stand in the place of the model's text.
+        said = _server_message(self._record.decode(errors="replace")) if reported or not text else ""
+        message = f"{self.redact(said)} ({message})" if said else f"{message}: {diagnosis}"
         told = {"model": self.model, "finish_reason": self.finish_reason, "completion": self.completion}
         return InvalidOutputError(message, raw_output=text, original_error=fault, **told)  # type: ignore[arg-type]
 
-    def _diagnosis(self, fault: _Fault, text: str) -> Iterator[str]:
+    def _diagnosis(self, fault: Fault, text: str) -> Iterator[str]:
         is_cut = self.finish_reason == "length" and isinstance(fault, json.JSONDecodeError)
         fields = " and ".join(self._elsewhere)
         if self._refusal:
@@ -1112,28 +1083,28 @@ _REFUSALS = (400, 406, 422)  # of patch mode, in words of each engine's own
 _NOT_HERE = "messages= and stream= are not arguments here: use input=, and stream() or generate() as it suits"
 
 
+def _checked_key(api_key: Any) -> Any:
+    """Return the key to send, or the SDK's callable that gives it."""
+    if callable(api_key):
+        return api_key
+    key = (os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key).strip()
+    if not key:
+        raise ValueError("no API key: pass DotTxt(api_key=...) or set DOTTXT_API_KEY in the environment")
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("the API key contains characters that an HTTP header cannot carry")
+    return key
+
+
+def _checked_url(base_url: Any) -> str:
+    url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip()
+    url = url or "https://api.dottxt.ai/v1"
+    if not url.lower().startswith(("http://", "https://")):
+        raise ValueError(f"base_url must start with http:// or https://: {_show(url)} does not")
+    return url.rstrip("/")
+
+
 class _Gateway:
     """What keeps an SDK client to the .txt gateway: a mixin that stands before the SDK's class."""
-
-    @staticmethod
-    def _checked_key(api_key: Any) -> Any:
-        """Return the key to send, or the SDK's callable that gives it."""
-        if callable(api_key):
-            return api_key
-        key = (os.environ.get("DOTTXT_API_KEY", "") if api_key is None else api_key).strip()
-        if not key:
-            raise ValueError("no API key: pass DotTxt(api_key=...) or set DOTTXT_API_KEY in the environment")
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError("the API key contains characters that an HTTP header cannot carry")
-        return key
-
-    @staticmethod
-    def _checked_url(base_url: Any) -> str:
-        url = str(base_url or "").strip() or os.environ.get("DOTTXT_BASE_URL", "").strip()
-        url = url or "https://api.dottxt.ai/v1"
-        if not url.lower().startswith(("http://", "https://")):
-            raise ValueError(f"base_url must start with http:// or https://: {_show(url)} does not")
-        return url.rstrip("/")
 
     def _forget_openai(self, client_kwargs: dict[str, Any]) -> None:
         """Drop what the SDK has read from OpenAI's own environment variables; what the caller gave stays."""
@@ -1141,29 +1112,6 @@ class _Gateway:
             setattr(self, name, client_kwargs.get(name))
         self._custom_headers: Mapping[str, str] = dict(client_kwargs.get("default_headers") or {})
         self._token_models: set[tuple[str, str]] = set()  # (base URL, model) of engines without patch mode
-
-    def _redact(self, text: str) -> str:
-        return _redact(text, self.api_key)  # type: ignore[attr-defined]
-
-    def _request(
-        self, model: Any, input: Any, wanted: Any, options: Fields
-    ) -> tuple[_Answer, dict[str, Any]]:
-        """Check a call's arguments; return its answer, not read yet, and the arguments of `create`."""
-        if "messages" in options or options.get("stream"):
-            raise TypeError(_NOT_HERE)
-        if not isinstance(model, str):
-            raise TypeError(f"model must be a str, not {type(model).__name__}")
-        if not isinstance(input, (str, list)):
-            raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
-        output_type = _output_type(wanted)
-        messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
-        response_format = {"type": "json_schema", "json_schema": output_type.request()}
-        sampling = ("temperature", "max_tokens", "seed")
-        options = {
-            name: value for name, value in options.items() if value is not None or name not in sampling
-        }
-        request = {"model": model, "messages": messages, "response_format": response_format, **options}
-        return _Answer(model, output_type, self._redact), request
 
     def _add_note(self, error: openai.OpenAIError) -> None:
         if (hint := _hint(error)) and sys.version_info >= (3, 11):
@@ -1174,7 +1122,7 @@ class _Gateway:
         def copy(self, **options: Any) -> Any:
             """Like the SDK's `copy`, but a blank key is a `ValueError`."""
             if options.get("api_key") is not None:  # the SDK would ignore a blank one
-                options["api_key"] = self._checked_key(options["api_key"])
+                options["api_key"] = _checked_key(options["api_key"])
             if not str(options.get("base_url") or "").strip():
                 options["base_url"] = None  # the client's own
             client = super().copy(**options)
@@ -1182,6 +1130,23 @@ class _Gateway:
             return client
 
         with_options = copy
+
+
+def _request(client: Any, model: Any, input: Any, wanted: Any, options: Fields) -> tuple[_Answer, Fields]:
+    """Check a call's arguments; return its answer, not read yet, and the arguments of `create`."""
+    if "messages" in options or options.get("stream"):
+        raise TypeError(_NOT_HERE)
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a str, not {type(model).__name__}")
+    if not isinstance(input, (str, list)):
+        raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
+    output_type = _output_type(wanted)
+    messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
+    response_format = {"type": "json_schema", "json_schema": output_type.request()}
+    sampling = ("temperature", "max_tokens", "seed")
+    options = {name: it for name, it in options.items() if it is not None or name not in sampling}
+    request = {"model": model, "messages": messages, "response_format": response_format, **options}
+    return _Answer(model, output_type, lambda text: _redact(text, client.api_key)), request
 
 
 class _Exchange:
@@ -1194,10 +1159,10 @@ class _Exchange:
         known = getattr(inspect.unwrap(client.chat.completions.create), "__kwdefaults__", None)
         if known and (unknown := options.keys() - known - {"messages"}):
             raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}: see extra=")
-        answer, body = client._request(model, input, wanted, {})
-        for name, value in [
-            item for fields in (options, extra, extra_body) for item in (fields or {}).items()
-        ]:
+        self.answer, request = _request(client, model, input, wanted, {})
+        body = dict(request)
+        fields = [*options.items(), *(extra or {}).items(), *(extra_body or {}).items()]
+        for name, value in fields:
             if name in ("messages", "stream"):
                 raise TypeError(_NOT_HERE)
             if name in (*apart, "input"):
@@ -1213,7 +1178,7 @@ class _Exchange:
         headers = {**headers, **dict.fromkeys(replaced, openai._types.Omit()), **_HEADERS}
         given = {"headers": headers, "params": query, "timeout": timeout}
         self.options = {name: value for name, value in given.items() if value is not None}
-        self.client, self.answer = client, typing.cast(_Answer, answer)
+        self.client = client
         self.server = (str(client.base_url), model)
         self.asks_for_patches = self.server not in client._token_models
         self.response: Any = None
@@ -1236,12 +1201,12 @@ class _Exchange:
             self.asks_for_patches = False
             return
         self.response = error.response
-        raise PatchStreamError(status_code=status, body=self.client._redact(text)) from error
+        raise PatchStreamError(status_code=status, body=self.answer.redact(text)) from error
 
     def open(self) -> None:
         """Prepare to read the response. Unless its status is 200, its body has been read."""
         if (status := self.response.status_code) != 200:
-            raise PatchStreamError(status_code=status, body=self.client._redact(self.response.text))
+            raise PatchStreamError(status_code=status, body=self.answer.redact(self.response.text))
         if not self.asks_for_patches:
             self.answer.expects_text = True
             self.client._token_models.add(self.server)
@@ -1283,11 +1248,11 @@ class _Exchange:
         self.error = shown
         raise shown
 
-    def check(self) -> None:
-        """Raise unless the stream has ended well and its answer is whole."""
+    def check(self) -> str:
+        """Return the JSON text of the answer if the stream has ended well, and raise otherwise."""
         if self.error is not None:
             raise self.error
-        self.answer.check()
+        return self.answer.check()
 
     # These must not refer to the stream object: when it is dropped, they are closed, and the response too.
     def events(self) -> Generator[PatchEvent, None, None]:
@@ -1297,7 +1262,7 @@ class _Exchange:
                     self.response = self.send(openai.Stream).response
                 except openai.APIStatusError as error:
                     self.refused(error)
-            with contextlib.closing(self.response), contextlib.closing(self.response.iter_bytes()) as chunks:
+            with closing(self.response), closing(self.response.iter_bytes()) as chunks:
                 if self.response.status_code != 200:
                     self.response.read()
                 self.open()
@@ -1316,10 +1281,7 @@ class _Exchange:
                     self.response = (await self.send(openai.AsyncStream)).response
                 except openai.APIStatusError as error:
                     self.refused(error)
-            async with (
-                contextlib.aclosing(self.response),
-                contextlib.aclosing(self.response.aiter_bytes()) as chunks,
-            ):
+            async with aclosing(self.response), aclosing(self.response.aiter_bytes()) as chunks:
                 if self.response.status_code != 200:
                     await self.response.aread()
                 self.open()
@@ -1341,8 +1303,6 @@ class _AnyStream(Generic[T]):
 
     def _ready(self, kind: Any, field: str) -> Callable[..., Iterator[Any]]:
         """Check the arguments of `elements`, and return what yields the elements that became complete."""
-        if not isinstance(field, str):
-            raise TypeError(f"field must be a str, not {type(field).__name__}")
         if _is_model(kind):
             _complete(kind)
         elif not isinstance(kind, pydantic.TypeAdapter):
@@ -1381,7 +1341,7 @@ class _AnyStream(Generic[T]):
         return None if usage is None else CompletionUsage.construct(**usage)
 
 
-class PatchStream(_AnyStream[T]):
+class PatchStream(_AnyStream[T], contextlib.AbstractContextManager["PatchStream[T]"]):
     """The events of a `stream` call, as an iterator of `PatchEvent` and a context manager.
 
     Iterating raises `PatchStreamError`, the SDK's errors, and `InvalidOutputError` where an engine's token
@@ -1397,13 +1357,10 @@ class PatchStream(_AnyStream[T]):
     def __next__(self) -> PatchEvent:
         return next(self._events)
 
-    def __enter__(self) -> PatchStream[T]:
-        return self
-
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def elements(self, kind: Typed[ModelT, ElementT], field: str = "") -> Iterator[ModelT | ElementT]:
+    def elements(self, kind: Typed[ModelT, E], field: str = "") -> Iterator[ModelT | E]:
         """Read on and return an iterator of an array's elements, each as soon as it is complete.
 
         Args:
@@ -1413,14 +1370,10 @@ class PatchStream(_AnyStream[T]):
         Raises `InvalidOutputError` for an element of another type, and what iterating and `result` raise.
         """
         ready = self._ready(kind, field)
-
-        def read() -> Iterator[Any]:
-            for _ in self._events:
-                yield from ready()
-            self._exchange.check()
-            yield from ready(whole=True)
-
-        return read()
+        for _ in self._events:
+            yield from ready()
+        self._exchange.check()
+        yield from ready(whole=True)
 
     def result(self) -> T:
         """Read on to the end and return what `generate` would have returned.
@@ -1429,8 +1382,7 @@ class PatchStream(_AnyStream[T]):
         """
         for _ in self._events:
             pass
-        self._exchange.check()
-        return self._exchange.answer.value()  # type: ignore[no-any-return]
+        return self._exchange.answer.validate(self._exchange.check())  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the connection, so that the gateway stops generating. No more events come.
@@ -1442,7 +1394,7 @@ class PatchStream(_AnyStream[T]):
             self._events.close()
 
 
-class AsyncPatchStream(_AnyStream[T]):
+class AsyncPatchStream(_AnyStream[T], contextlib.AbstractAsyncContextManager["AsyncPatchStream[T]"]):
     """The asynchronous `PatchStream`. It raises the same errors."""
 
     def __init__(self, exchange: _Exchange) -> None:
@@ -1452,36 +1404,31 @@ class AsyncPatchStream(_AnyStream[T]):
         return self
 
     async def __anext__(self) -> PatchEvent:
-        if self._exchange.is_cancelled:
-            self._exchange.check()
-        return await self._events.__anext__()
-
-    async def __aenter__(self) -> AsyncPatchStream[T]:
-        return self
+        try:
+            return await self._events.__anext__()
+        except StopAsyncIteration:
+            if self._exchange.is_cancelled:
+                self._exchange.check()
+            raise
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    def elements(self, kind: Typed[ModelT, ElementT], field: str = "") -> AsyncIterator[ModelT | ElementT]:
+    async def elements(self, kind: Typed[ModelT, E], field: str = "") -> AsyncIterator[ModelT | E]:
         """Like `PatchStream.elements`, but the iterator is asynchronous. Raises the same errors."""
         ready = self._ready(kind, field)
-
-        async def read() -> AsyncIterator[Any]:
-            async for _ in self:
-                for element in ready():
-                    yield element
-            self._exchange.check()
-            for element in ready(whole=True):
+        async for _ in self:
+            for element in ready():
                 yield element
-
-        return read()
+        self._exchange.check()
+        for element in ready(whole=True):
+            yield element
 
     async def result(self) -> T:
         """Like `PatchStream.result`: return the value or raise the same errors."""
         async for _ in self._events:
             pass
-        self._exchange.check()
-        return self._exchange.answer.value()  # type: ignore[no-any-return]
+        return self._exchange.answer.validate(self._exchange.check())  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
         """Close the connection, so that the gateway stops generating. No more events come."""
@@ -1506,61 +1453,52 @@ class DotTxt(_Gateway, openai.OpenAI):
     """
 
     def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
-        api_key, base_url = self._checked_key(api_key), self._checked_url(base_url)
-        super().__init__(api_key=api_key, base_url=base_url, **client_kwargs)
+        super().__init__(api_key=_checked_key(api_key), base_url=_checked_url(base_url), **client_kwargs)
         self._forget_openai(client_kwargs)
 
     # fmt: off
     @overload
     def generate(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
-        **options: Any) -> ModelT | T: ...
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ..., **options: Any) -> ModelT | T: ...
     @overload
     def generate(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
-        **options: Any) -> Any: ...
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ..., **options: Any) -> Any: ...
     def generate(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        **options: Any) -> Any:
+        temperature: Float = None, max_tokens: Int = None, seed: Int = None, **options: Any) -> Any:
         """Ask for data of a type and return it.
 
         Args:
             model: The model's id.
             input: The prompt, or a list of OpenAI-style message dicts.
-            response_format: The output type; see `normalize_schema`.
+            response_format: The output type; see `normalize_schema`. A `BaseModel` subclass gives a validated
+                instance, a `TypeAdapter` the validated value of its type, all else decoded JSON.
             temperature, max_tokens, seed: Of the sampling. `None` is not sent.
             **options: Other arguments of `chat.completions.create`.
 
-        Returns:
-            For a `BaseModel` subclass a validated instance, for a `TypeAdapter` the validated value of its
-            type, for all else decoded JSON.
-
-        Raises:
-            InvalidSchemaError: `response_format` cannot be used as an output type. Nothing was sent.
-            InvalidOutputError: The output is not of the requested type.
-            openai.APIError: As the SDK raises it.
+        Raises `InvalidSchemaError` before anything is sent, `InvalidOutputError` for output that is not of
+        the type, and `openai.APIError` as the SDK does.
         """
         return self.generate_with_completion(model=model, input=input, response_format=response_format,
             temperature=temperature, max_tokens=max_tokens, seed=seed, **options)[0]
 
     @overload
     def generate_with_completion(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ...,
         **options: Any) -> tuple[ModelT | T, ChatCompletion]: ...
     @overload
     def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ...,
         **options: Any) -> tuple[Any, ChatCompletion]: ...
     def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+        temperature: Float = None, max_tokens: Int = None, seed: Int = None,
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `generate`; returns the value and the SDK's `ChatCompletion` (usage, finish reason, ids)."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        answer, request = self._request(model, input, response_format, options)
+        answer, request = _request(self, model, input, response_format, options)
         try:
-            completion = self.chat.completions.create(**request)
+            completion: Any = self.chat.completions.create(**request)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON
-            raise answer.no_completion(getattr(error, "doc", "")) from error
+            completion = getattr(error, "doc", "")
         except openai.OpenAIError as error:
             self._add_note(error)
             raise
@@ -1568,29 +1506,24 @@ class DotTxt(_Gateway, openai.OpenAI):
 
     @overload
     def stream(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> PatchStream[ModelT | T]: ...
     @overload
     def stream(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> PatchStream[Any]: ...
     def stream(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+        temperature: Float = None, max_tokens: Int = None, seed: Int = None,
         timeout: Any = None, extra: Fields | None = None, **options: Any) -> PatchStream[Any]:
         """Ask for data of a type and return an iterator of its parts, each there as soon as it is written.
 
-        The arguments are checked at once; the request is sent when the first event is asked for. An engine
-        without the gateway's patch mode is asked for its token stream instead.
+        The arguments are checked at once (`InvalidSchemaError`, `TypeError`); the request is sent when the
+        first event is asked for. An engine without patch mode is asked for its token stream instead.
 
         Args:
             timeout: In seconds (or the SDK's `Timeout`), in place of the client's.
             extra: Other fields of the request's body, unknown ones included.
             **options: Other arguments of `chat.completions.create`. All others are as for `generate`.
-
-        Raises:
-            InvalidSchemaError: `response_format` cannot be used as an output type.
-            TypeError: A field is given twice, or cannot be set here.
-            PatchStreamError, InvalidOutputError, openai.APIConnectionError: The stream, when it is read.
         """
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
         return PatchStream(_Exchange(self, model, input, response_format, extra, options))
@@ -1601,22 +1534,18 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
     """The asynchronous client: an `openai.AsyncOpenAI` with the methods of `DotTxt`, and its arguments."""
 
     def __init__(self, *, api_key: Any = None, base_url: Any = None, **client_kwargs: Any) -> None:
-        api_key, base_url = self._checked_key(api_key), self._checked_url(base_url)
-        super().__init__(api_key=api_key, base_url=base_url, **client_kwargs)
+        super().__init__(api_key=_checked_key(api_key), base_url=_checked_url(base_url), **client_kwargs)
         self._forget_openai(client_kwargs)
 
     # fmt: off
     @overload
     async def generate(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
-        **options: Any) -> ModelT | T: ...
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ..., **options: Any) -> ModelT | T: ...
     @overload
     async def generate(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
-        **options: Any) -> Any: ...
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ..., **options: Any) -> Any: ...
     async def generate(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
-        **options: Any) -> Any:
+        temperature: Float = None, max_tokens: Int = None, seed: Int = None, **options: Any) -> Any:
         """Like `DotTxt.generate`. Raises `InvalidSchemaError`, `InvalidOutputError`, `openai.APIError`."""
         return (await self.generate_with_completion(model=model, input=input, response_format=response_format,
             temperature=temperature, max_tokens=max_tokens, seed=seed, **options))[0]
@@ -1624,22 +1553,22 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
     @overload
     async def generate_with_completion(self, *, model: str, input: Messages,
         response_format: Typed[ModelT, T],
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ...,
         **options: Any) -> tuple[ModelT | T, ChatCompletion]: ...
     @overload
     async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ...,
         **options: Any) -> tuple[Any, ChatCompletion]: ...
     async def generate_with_completion(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+        temperature: Float = None, max_tokens: Int = None, seed: Int = None,
         **options: Any) -> tuple[Any, ChatCompletion]:
         """Like `DotTxt.generate_with_completion`. Raises what `generate` raises."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        answer, request = self._request(model, input, response_format, options)
+        answer, request = _request(self, model, input, response_format, options)
         try:
-            completion = await self.chat.completions.create(**request)
+            completion: Any = await self.chat.completions.create(**request)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the response is not JSON
-            raise answer.no_completion(getattr(error, "doc", "")) from error
+            completion = getattr(error, "doc", "")
         except openai.OpenAIError as error:
             self._add_note(error)
             raise
@@ -1647,14 +1576,14 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
 
     @overload
     def stream(self, *, model: str, input: Messages, response_format: Typed[ModelT, T],
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> AsyncPatchStream[ModelT | T]: ...
     @overload
     def stream(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = ..., max_tokens: int | None = ..., seed: int | None = ...,
+        temperature: Float = ..., max_tokens: Int = ..., seed: Int = ...,
         timeout: Any = ..., extra: Fields | None = ..., **options: Any) -> AsyncPatchStream[Any]: ...
     def stream(self, *, model: str, input: Messages, response_format: object,
-        temperature: float | None = None, max_tokens: int | None = None, seed: int | None = None,
+        temperature: Float = None, max_tokens: Int = None, seed: Int = None,
         timeout: Any = None, extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
         """Like `DotTxt.stream`, but the iterator is asynchronous. Raises the same errors."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
@@ -1663,6 +1592,8 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
 
 
 # --- Command line -------------------------------------------------------------------------------------------
+
+_write = functools.partial(print, end="", flush=True)  # in one piece, as parallel commands may share a file
 
 
 class _CommandLine:
@@ -1750,7 +1681,7 @@ class _CommandLine:
                 continue
             if sys.stdin.isatty():
                 end = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
-                _write(f"dottxt: reading the prompt from the terminal; end it with {end}\n", sys.stderr)
+                _write(f"dottxt: reading the prompt from the terminal; end it with {end}\n", file=sys.stderr)
             parts += [sys.stdin.read().strip("\n"), ""]
         return "\n\n".join(part for part in parts if part)
 
@@ -1778,14 +1709,7 @@ class _CommandLine:
             counts = [getattr(usage, f"{kind}_tokens", None) for kind in ("prompt", "completion")]
             told = f"finish reason {finish_reason}, tokens {counts[0]} + {counts[1]}"
             seconds = f"{time.monotonic() - self.started:.2f} s"
-            _write(f"dottxt: model {self.arguments.model}, {told}, {seconds}\n", sys.stderr)
-
-
-def _write(text: str, stream: Any = None) -> None:
-    """Write lines in one piece, at once: parallel commands may share a file."""
-    stream = stream or sys.stdout
-    stream.write(text)
-    stream.flush()
+            _write(f"dottxt: model {self.arguments.model}, {told}, {seconds}\n", file=sys.stderr)
 
 
 def _cli_message(error: Exception, key: str) -> str:
@@ -1845,7 +1769,7 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.suppress(AttributeError, ValueError):  # a notebook's stream; one that was read before
             stream.reconfigure(encoding=how[0], errors=how[1])  # type: ignore[union-attr]
     if sys.stdout is None:
-        _write("dottxt: standard output is closed\n", sys.stderr)
+        _write("dottxt: standard output is closed\n", file=sys.stderr)
         return 1
     try:
         try:
@@ -1865,9 +1789,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         received = error.body if isinstance(error, PatchStreamError) and error.status_code == 200 else ""
         key = os.environ.get("DOTTXT_API_KEY", "").strip()
-        _write(f"dottxt: {_cli_message(error, key)}\n", sys.stderr)
+        _write(f"dottxt: {_cli_message(error, key)}\n", file=sys.stderr)
         if received := getattr(error, "raw_output", received):
-            _write(f"{_redact(received, key)}\n", sys.stderr)
+            _write(f"{_redact(received, key)}\n", file=sys.stderr)
         return 1
     return 0
 

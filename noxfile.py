@@ -102,6 +102,7 @@ def engine(session: nox.Session) -> None:
     session.install("-e", ".", *group("tests"))
     install_engine(session)
     session.run("pytest", ".ci/engine.py", *session.posargs)
+    session.run("python", "examples/local_engine.py", "pytest", "-rs", ".ci/readme.py")
 
 
 @nox.session(tags=["ci"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -13,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from readme import readme_code
 
 import dottxt
 
@@ -139,15 +139,6 @@ def python(*arguments: object, executable: Path | str = sys.executable, cwd: Pat
     return ran.stdout
 
 
-def readme_code() -> str:
-    """All the Python of the README, and a call of each test that it shows."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    return "\n".join(
-        [code, *(f"{name}()" for name in re.findall(r"^def (test_\w+)\(\)", code, re.MULTILINE))]
-    )
-
-
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist and the wheel that is built from it, and in `tree/` the wheel that is built from the tree."""
@@ -184,6 +175,7 @@ def test_the_distributions_hold_the_module_its_stubs_and_the_project(distributio
     requirements = metadata.get_all("Requires-Dist") or []
     assert {requirement.partition(">=")[0] for requirement in requirements} == {"openai", "pydantic"}
     assert not any("<" in requirement.partition(";")[0] for requirement in requirements)  # no upper bounds
+    assert "](examples" not in str(metadata.get_payload())  # an index page has no files beside it
     assert metadata["Version"] == dottxt.__version__
     assert python("-m", "twine", "check", "--strict", wheel, sdist).count("PASSED") == 2
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
 import pytest
-from distributions import readme_code
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
@@ -154,6 +153,25 @@ def test_the_engines_operations_fold_to_its_text_in_schema_order(engine_client: 
     assert Route.model_validate(doc)
 
 
+class Line(BaseModel):
+    item: str = Field(max_length=12)
+    quantity: int = Field(ge=1, le=99)
+
+
+class Invoice(BaseModel):
+    lines: list[Line] = Field(min_length=3, max_length=3)
+
+
+def test_elements_are_handed_out_while_the_engine_writes_the_next(engine_client: Client) -> None:
+    stream = engine_client.stream(**question(response_format=Invoice))
+    received = [
+        (line, stream.finish_reason) for line in engine_client.iterate(stream.elements(Line, "lines"))
+    ]
+    lines, reasons = zip(*received, strict=True)
+    assert [*lines] == engine_client.wait(stream.result()).lines
+    assert reasons == (None, None, "stop")
+
+
 @pytest.mark.parametrize("command", ["generate", "stream"])
 def test_the_command_line_asks_the_engine(command: str, local_engine: dict[str, str]) -> None:
     schema = json.dumps(Route.model_json_schema())
@@ -172,16 +190,3 @@ def test_the_command_line_asks_the_engine(command: str, local_engine: dict[str, 
         assert Route.model_validate_json(ran.stdout)
     else:
         assert Route.model_validate(fold(map(json.loads, ran.stdout.splitlines())))
-
-
-def test_the_code_in_the_readme_runs(local_engine: dict[str, str], tmp_path: Path) -> None:
-    script = tmp_path / "readme.py"
-    code = readme_code().replace("openai/gpt-oss-20b", local_engine["DOTTXT_MODEL"])
-    assert code.rstrip().endswith("()")
-    script.write_text(code, encoding="utf-8")
-    environment = {**os.environ, **local_engine, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(script)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert "/properties/age/minimum" in ran.stdout
-    assert "length" in ran.stdout

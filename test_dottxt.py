@@ -580,7 +580,7 @@ OUTPUTS: dict[str, tuple[Any, Any, Any, str]] = {
     "tuple": (tuple[int, str], [1, "a"], ..., "tuple"),
     "Annotated": (Annotated[int, Field(ge=1, description="how many")], 2, ..., "int"),
     "unhashable metadata": (Annotated[Ticket, {"un": "hashable"}], TICKET, ..., "Ticket"),
-    "Any": (Any, [1, [2.5, None], {"a/b": "~"}], ..., "Any"),
+    "Any": (Any, [1, [2.5, None], {"a/b": "~"}], ..., "Any|_SpecialForm"),
     "NewType": (NewType("Id", int), 7, ..., "NewType|Id"),
     "TypeAdapter of a list": (TICKETS, [TICKET], [TICKET_OBJECT], "Ticket|TypeAdapter"),
     "TypeAdapter of a dataclass": (TypeAdapter(Point), {"x": "1"}, Point(1), "Point|TypeAdapter"),

@@ -7,7 +7,7 @@ The gateway is a small application on uvicorn. Where a request accepts server-se
 patches so, with an end mark, and otherwise as NDJSON; below `/old` it does not look. The proxies are
 Debian's, as they come and with what people set. All listen on free ports of the loopback interface.
 
-A cell says what was seen. "FAILED" is explained below the table and makes the exit status 1.
+A cell says what was seen. "FAILED" is explained on standard error and makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,21 @@ PROXIES = {
 }
 
 
+def program(kind: str) -> str:
+    """The path of nginx or Caddy."""
+    path = shutil.which(kind.lower(), path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if path is None:
+        raise Skipped(f"`apt-get install {kind.lower()}` brings it")
+    return path
+
+
+def version(kind: str) -> str:
+    shown = subprocess.run(
+        [program(kind), "-v" if kind == "nginx" else "version"], capture_output=True, text=True, check=True
+    )
+    return f"{kind} {re.sub('^[^0-9]*', '', shown.stdout + shown.stderr).split()[0]}"
+
+
 @contextlib.contextmanager
 def proxy(name: str, gateway_url: str, folder: Path) -> Iterator[str]:
     """The URL of that proxy."""
@@ -158,15 +175,12 @@ def proxy(name: str, gateway_url: str, folder: Path) -> Iterator[str]:
         yield gateway_url
         return
     kind = name.partition(",")[0].lower()
-    program = shutil.which(kind, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        raise Skipped(f"`apt-get install {kind}` brings it")
-    port, config = free_port(), folder / kind
+    path, port, config = program(kind), free_port(), folder / kind
     template = NGINX if kind == "nginx" else CADDY
     config.write_text(template.format(folder=folder, port=port, gateway=gateway_url, settings=PROXIES[name]))
-    command = [program, "-c", str(config)]
+    command = [path, "-c", str(config)]
     if kind == "caddy":
-        command = [program, "run", "--adapter", "caddyfile", "--config", str(config)]
+        command = [path, "run", "--adapter", "caddyfile", "--config", str(config)]
     url = f"http://127.0.0.1:{port}"
     homes = {"XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)}  # where Caddy keeps what it likes
     with running(command, folder / f"{kind}.log", lambda: get(f"{url}/here") == "here", **homes):
@@ -268,7 +282,9 @@ def main() -> int:
                     columns[name][title] = "FAILED"
                     failures.append(f"{name}: {title}\n{traceback.format_exc()}")
     print_table(columns)
-    print("", *notes, *failures, sep="\n")
+    versions = [version(name) for name in ("nginx", "Caddy") if name in columns]
+    print(f"\n({', '.join([*versions, 'uvicorn ' + metadata.version('uvicorn')])}.)")
+    print("", *notes, *failures, sep="\n", file=sys.stderr)
     return 1 if failures else 0
 
 

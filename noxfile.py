@@ -85,7 +85,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types of everything."""
     session.install(".", "hatchling", "mypy", "nox", *group("tests", "oracles"))
-    session.run("mypy", *CODE)
+    session.run("mypy", *CODE[:-1])
+    session.run("mypy", CODE[-1])  # apart, since an example and its tests have one name
 
 
 @nox.session(tags=["ci"])

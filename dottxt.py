@@ -1000,7 +1000,8 @@ class _Answer:
         """Return the value of a whole completion, as the SDK returns it."""
         self.completion = completion if isinstance(completion, ChatCompletion) else None
         record = completion[0] if isinstance(completion, list) and completion else completion
-        record = record.model_dump(warnings=False) if isinstance(record, pydantic.BaseModel) else record
+        if isinstance(record, pydantic.BaseModel):
+            record = record.model_dump(warnings=False, exclude_none=True)
         self.has_end_mark = True
         if not isinstance(record, dict):
             text = record if isinstance(record, str) else ""

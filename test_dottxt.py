@@ -1743,6 +1743,10 @@ def test_an_answer_comes_to_the_same_whole_and_streamed(said: Said, client: Clie
     assert len(messages) <= 1
 
 
+def same(content: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
 # What `generate` gets instead of an output, and words of the message.
 NO_ANSWER: dict[str, tuple[Reply, str]] = {
     "no choices": (json_reply(chunk()), "no content"),
@@ -1754,6 +1758,10 @@ NO_ANSWER: dict[str, tuple[Reply, str]] = {
     "content of a number": (json_reply(chunk({"message": {"content": 5}})), "no content"),
     "a refusal of a number": (json_reply(chunk({"message": {"content": None, "refusal": 5}})), "no content"),
     "an error in the choice": (json_reply(chunk({"message": {}, **SAID["OpenAI"]})), "^out of memory"),
+    "an error without words": (
+        json_reply(chunk({"message": same("{}"), "error": {"code": 502}})),
+        '"code":502',
+    ),
     "an error with 200": (api_error(200, "overloaded"), "overloaded"),
     "an empty object": (json_reply({}), "no content"),
     "a string that holds JSON": (json_reply(TICKET_TEXT), "Expecting a chat completion"),
@@ -1787,10 +1795,6 @@ class Told:
         self.ops = more.get("ops", OPS_OF_TICKET if is_ is MISSING else [*ops_of(is_)])
         self.finish_reason, self.usage = more.get("finish"), more.get("usage")
         self.wanted = more.get("wanted", {"type": "object"})
-
-
-def same(content: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": content}
 
 
 def beside(first: str, second: str, last: str) -> list[Any]:
@@ -2597,6 +2601,8 @@ def test_the_result_is_there_at_any_time_and_twice(gateway: Gateway, client: Cli
 def test_elements_takes_a_model_or_an_adapter(client: Client, gateway: Gateway) -> None:
     with pytest.raises(TypeError, match="BaseModel subclass or a TypeAdapter"):
         elements(client, client.stream(), dict, "a", bool)
+    with pytest.raises(InvalidSchemaError, match="BaseModel"):
+        elements(client, client.stream(), BaseModel, "a", bool)
     assert gateway.connections == 0
 
 
@@ -2787,7 +2793,6 @@ def test_leaving_a_block_closes_at_once(error: Exception | None, stalled: Gatewa
 
 def test_a_dropped_stream_gives_its_connection_back(stalled: Gateway, client: Client) -> None:
     for_each(client, client.stream(), lambda event: event.field == "a")
-    for_each(client, client.stream().elements(TypeAdapter(str), "none"), bool) if False else None
     gc.collect()
     client.until(lambda: stalled.open == 0)
     stalled.reply(patches(op("", 1)))

@@ -712,7 +712,7 @@ class _ServerSentEvents:
         return records
 
 
-_BEFORE_TEXT = b"\xef\xbb\xbf \t\r\n"  # a byte order mark, white space
+_BEFORE_TEXT = b"\xef\xbb\xbf \t\n\r\x0b\x0c"  # a byte order mark, white space
 _EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")  # no JSON text begins so
 
 

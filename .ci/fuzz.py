@@ -213,7 +213,7 @@ def stream(data: bytes, size: int) -> None:
     found = read(data)
     assert read(data, size) == found
     assert LOOP.run_until_complete(read_async(data)) == found
-    start = data.lstrip().removeprefix(BYTE_ORDER_MARK).lstrip()  # the first line tells the framing
+    start = data.lstrip(BYTE_ORDER_MARK + b" \t\n\r\x0b\x0c")  # the first line tells the framing
     if start.startswith(EVENT_STARTS):
         assert read(sse(events_of(start)), size).kind == found.kind
     elif start:

@@ -468,7 +468,8 @@ def main() -> int:
     versions = [engine.version for engine in engines]
     versions += [f"{package} {metadata.version(package)}" for package in ("dottxt", "openai", "pydantic")]
     print(f"\n({', '.join(dict.fromkeys(versions))}, Python {platform.python_version()}, model {MODEL}.)")
-    print("", *notes, *failures, sep="\n", file=sys.stderr)
+    print("", *notes, sep="\n")
+    print("", *failures, sep="\n", file=sys.stderr)
     return 1 if failures or not engines else 0
 
 

@@ -284,7 +284,8 @@ def main() -> int:
     print_table(columns)
     versions = [version(name) for name in ("nginx", "Caddy") if name in columns]
     print(f"\n({', '.join([*versions, 'uvicorn ' + metadata.version('uvicorn')])}.)")
-    print("", *notes, *failures, sep="\n", file=sys.stderr)
+    print("", *notes, sep="\n")
+    print("", *failures, sep="\n", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -169,7 +169,15 @@ def test_the_distributions_hold_the_module_its_stubs_and_the_project(distributio
         metadata = email.message_from_bytes(archive.read(name))
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    files = {"dottxt.py", "test_dottxt.py", "pyproject.toml", "README.md", "LICENSE", "noxfile.py"}
+    files = {
+        "dottxt.py",
+        "test_dottxt.py",
+        ".ci/gateway.py",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "noxfile.py",
+    }
     assert files | {"dottxt-stubs/__init__.pyi", "examples/generate_pydantic.py"} <= names
     assert (distributions / "tree" / wheel.name).read_bytes() == wheel.read_bytes()
     requirements = metadata.get_all("Requires-Dist") or []

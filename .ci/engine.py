@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
 import pytest
+from gateway import Client, Priority, fold
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from dottxt import AsyncDotTxt, DotTxt, apply_add
-from test_dottxt import Client, Priority, fold
 
-pytest_plugins = ["test_dottxt"]  # for its fixtures
+pytest_plugins = ["gateway"]  # for its fixtures
 
 ROOT = Path(__file__).parent.parent
 LOCAL_ENGINE = [sys.executable, str(ROOT / "examples" / "local_engine.py")]

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from test_dottxt import (
+from gateway import (
     EVER,
     NO_PATCH_MODE,
     USAGE,
@@ -29,7 +28,7 @@ from test_dottxt import (
     sse,
 )
 
-pytest_plugins = ["test_dottxt"]  # for its fixtures
+pytest_plugins = ["gateway"]  # for its fixtures
 
 EXAMPLES = Path(__file__).parent.with_name("examples")
 

@@ -10,9 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-
-from dottxt import AsyncDotTxt, DotTxt
-from test_dottxt import (
+from gateway import (
     EVER,
     MESSAGES,
     NO_PATCH_MODE,
@@ -30,7 +28,9 @@ from test_dottxt import (
     sse,
 )
 
-pytest_plugins = ["test_dottxt"]  # for its fixtures
+from dottxt import AsyncDotTxt, DotTxt
+
+pytest_plugins = ["gateway"]  # for its fixtures
 
 TICKET_FIELDS = ["", "intent", "steps", "steps/0", "steps/1"]
 

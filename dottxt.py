@@ -239,8 +239,8 @@ class _OutputType:
             self.name = _show(given) if typing.get_origin(given) is not None else type(given).__name__
 
     def request(self, name: str = "response") -> dict[str, Any]:
-        """Return the schema with a name: a dict of its own, for wrappers of the SDK's `create` change it."""
-        return {"name": name, "schema": marshal.loads(self.schema)}
+        """Return the field of a request: a dict of its own, for wrappers of the SDK's `create` change it."""
+        return {"type": "json_schema", "json_schema": {"name": name, "schema": marshal.loads(self.schema)}}
 
 
 def normalize_schema(response_format: object) -> dict[str, Any]:
@@ -255,12 +255,12 @@ def normalize_schema(response_format: object) -> dict[str, Any]:
         InvalidSchemaError: It is none of these, or a JSON Schema object that the meta-schema of draft 2020-12
             rejects (core §8 to §11, validation §6 to §9); the message names the place as a JSON Pointer.
     """
-    return _output_type(response_format).request()["schema"]  # type: ignore[no-any-return]
+    return marshal.loads(_output_type(response_format).schema)  # type: ignore[no-any-return]
 
 
 def build_response_format(response_format: object, *, name: str = "response") -> dict[str, Any]:
     """Return the `response_format` of a chat completion: `normalize_schema`'s schema with a name."""
-    return {"type": "json_schema", "json_schema": _output_type(response_format).request(name)}
+    return _output_type(response_format).request(name)
 
 
 def _output_type(given: Any) -> _OutputType:
@@ -268,10 +268,11 @@ def _output_type(given: Any) -> _OutputType:
     if isinstance(given, str):
         return _OutputType(given, _checked(given))
     if isinstance(given, dict):
-        with contextlib.suppress(ValueError):  # it is not plain data, or not a schema
-            # Marshalled data are a cache's key in an eighth of the time that JSON text takes.
-            return _OutputType(given, _checked(marshal.dumps(given)))
-        return _OutputType(given, _checked(_plain(given)))
+        try:  # marshalled data are a cache's key in an eighth of the time that JSON text takes
+            data = marshal.dumps(given)
+        except ValueError:  # it is not plain data
+            data = _plain(given)
+        return _OutputType(given, _checked(data))
     if _is_class(given) or isinstance(given, pydantic.TypeAdapter):
         return _described(given)
     name = type(given).__name__
@@ -711,7 +712,7 @@ class _ServerSentEvents:
         return records
 
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BEFORE_TEXT = b"\xef\xbb\xbf \t\r\n"  # a byte order mark, white space
 _EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")  # no JSON text begins so
 
 
@@ -739,7 +740,7 @@ class _Text:
         self._expected = "value"  # what the grammar wants next
 
     def feed(self, text: str, finished: bool = False, ends_number: bool = False) -> Iterator[Op]:
-        """Yield the operations that `text` completes. `ends_number`: a 12 at the root is not cut from 123."""
+        """Yield the operations that `text` completes. `ends_number`: a 12 at its end is not cut from 123."""
         self._text, self._pos = self._text[self._pos :] + text, 0
         try:
             while not self.is_bad and (token := self._next(finished, ends_number)):
@@ -873,10 +874,10 @@ class _Answer:
     def feed(self, data: bytes) -> Iterator[PatchEvent]:
         """Yield the events of the records that `data` completes. A bad record raises `PatchStreamError`."""
         if self._framing is None:  # the start of the first line tells it
-            data = self._start = (self._start + data).lstrip().removeprefix(_BYTE_ORDER_MARK).lstrip()
+            data = self._start = (self._start + data).lstrip(_BEFORE_TEXT)
             if data.startswith(_EVENT_STARTS):
                 self._framing = _ServerSentEvents()
-            elif not any(each.startswith(data) for each in (*_EVENT_STARTS, _BYTE_ORDER_MARK)):
+            elif not any(each.startswith(data) for each in _EVENT_STARTS):
                 self._framing = _Lines()
         return self._read(self._framing.feed(data) if self._framing else [])
 
@@ -886,6 +887,8 @@ class _Answer:
             self._framing = _Lines()
             self._framing.feed(self._start)
         yield from self._read(self._framing.finish() if self._framing else [])
+        if self.is_abandoned:
+            return
         if self.is_text:
             yield from map(self._fold, self._text.feed("", True, self._has_stopped))
             if self._text.is_bad:
@@ -997,7 +1000,8 @@ class _Answer:
         """Return the value of a whole completion, as the SDK returns it."""
         self.completion = completion if isinstance(completion, ChatCompletion) else None
         record = completion[0] if isinstance(completion, list) and completion else completion
-        record = record.model_dump(warnings=False) if isinstance(record, pydantic.BaseModel) else record
+        if isinstance(record, pydantic.BaseModel):
+            record = record.model_dump(warnings=False, exclude_none=True)
         self.has_end_mark = True
         if not isinstance(record, dict):
             text = record if isinstance(record, str) else ""
@@ -1006,15 +1010,14 @@ class _Answer:
             self._read_chat(record)
         if _reports_error(record) or not self._pieces:
             self._record = _encode(record).encode()
-            raise self._invalid(None, self.raw_output, reported=True)
+            raise self._invalid(None, self.raw_output, reported=_reports_error(record))
         return self.validate(self.check())
 
     def check(self) -> str:
         """Return the JSON text of the answer if it is whole, and raise otherwise."""
         text = self.raw_output
         # JSON text ends by itself, but for a number at its root.
-        is_cut = text[-1:].isdigit() and not self._has_stopped
-        if is_cut if self.is_text else self.finish_reason not in (None, "stop"):
+        if not self._has_stopped and (text[-1:].isdigit() or not self.is_text):
             raise self._invalid(None, text)
         return text
 
@@ -1040,10 +1043,12 @@ class _Answer:
         except json.JSONDecodeError as not_json:  # Pydantic would call it a ValidationError
             fault = not_json
         message = f"{self.model} did not return a valid {what or self.wanted.name}"
-        diagnosis = "; ".join(self._diagnosis(fault, text))
-        # An error may stand in the place of the model's text.
-        said = _server_message(self._record.decode(errors="replace")) if reported or not text else ""
-        message = f"{self.redact(said)} ({message})" if said else f"{message}: {diagnosis}"
+        record = self._record.decode(errors="replace") if reported or not text else ""
+        if said := _server_message(record) or (_shorten(record) if reported else ""):  # no fault of the model
+            reason = f", finish reason {self.finish_reason!r}" if self.finish_reason else ""
+            message = f"{self.redact(said)} ({message}{reason})"
+        else:
+            message = f"{message}: {'; '.join(self._diagnosis(fault, text))}"
         told = {"model": self.model, "finish_reason": self.finish_reason, "completion": self.completion}
         return InvalidOutputError(message, raw_output=text, original_error=fault, **told)  # type: ignore[arg-type]
 
@@ -1059,11 +1064,11 @@ class _Answer:
             place = ".".join(map(str, first["loc"])) or "the root"
             yield f"{first['msg']} (at {place}: {_show(first['input'])})"
         elif not text and (fields or not is_cut):
-            yield f"it sent no content{fields and f', but {fields}'}"
+            yield f"it sent no content{fields and f', only {fields}'}"
         elif not is_cut:
             yield str(fault)
             is_prose = fault.msg.startswith("Expecting") and not text[: fault.pos].strip()
-            if is_prose and self.expects_text and self.finish_reason in (None, "stop"):
+            if is_prose and self.expects_text and self._has_stopped:
                 yield "the engine may not know response_format json_schema"
         if is_cut:
             yield "the output is truncated (finish reason 'length'): raise max_tokens"
@@ -1142,10 +1147,9 @@ def _request(client: Any, model: Any, input: Any, wanted: Any, options: Fields) 
         raise TypeError(f"input must be a str or a list of message dicts, not {type(input).__name__}")
     output_type = _output_type(wanted)
     messages = [{"role": "user", "content": input}] if isinstance(input, str) else input
-    response_format = {"type": "json_schema", "json_schema": output_type.request()}
     sampling = ("temperature", "max_tokens", "seed")
     options = {name: it for name, it in options.items() if it is not None or name not in sampling}
-    request = {"model": model, "messages": messages, "response_format": response_format, **options}
+    request = {"model": model, "messages": messages, "response_format": output_type.request(), **options}
     return _Answer(model, output_type, lambda text: _redact(text, client.api_key)), request
 
 
@@ -1182,7 +1186,7 @@ class _Exchange:
         self.server = (str(client.base_url), model)
         self.asks_for_patches = self.server not in client._token_models
         self.response: Any = None
-        self.is_cancelled = False  # a wait for an event was
+        self.is_cancelled = False  # whether a wait for an event was
         # What `result` raises; `None` once the stream has ended well.
         what = "the stream was closed, or a wait for it was cancelled, before its end: it has no result"
         self.error: Exception | None = RuntimeError(what)
@@ -1219,17 +1223,15 @@ class _Exchange:
 
     def finish(self) -> Iterator[PatchEvent]:
         """Yield the events that the end of the response completes."""
-        if self.answer.is_abandoned:
-            return
         try:
             yield from self.answer.finish()
         finally:
-            if self.answer.is_text and self.answer.raw_output:
+            if self.answer.is_text:
                 self.client._token_models.add(self.server)
-        self.error = None
+        self.error = self.error if self.answer.is_abandoned else None
 
     def failed(self, error: BaseException) -> None:
-        """Raise what the caller should see of an error; return if all that matters had arrived."""
+        """Raise what the caller should see; return after an end mark, or if the caller closed the stream."""
         if not isinstance(error, Exception):
             self.is_cancelled = not isinstance(error, GeneratorExit)
             raise
@@ -1240,7 +1242,7 @@ class _Exchange:
                 self.error = self.error if self.answer.is_abandoned else None
                 return
             kind = openai.APITimeoutError if "TimeoutException" in names else openai.APIConnectionError
-            request: Any = getattr(self.response or error, "request", None)  # of the body of an error, too
+            request: Any = getattr(self.response or error, "request", None)
             shown = kind(request=request)
             shown.__cause__ = error
         if isinstance(shown, openai.APIConnectionError):
@@ -1303,12 +1305,10 @@ class _AnyStream(Generic[T]):
 
     def _ready(self, kind: Any, field: str) -> Callable[..., Iterator[Any]]:
         """Check the arguments of `elements`, and return what yields the elements that became complete."""
-        if _is_model(kind):
-            _complete(kind)
-        elif not isinstance(kind, pydantic.TypeAdapter):
+        if not _is_model(kind) and not isinstance(kind, pydantic.TypeAdapter):
             raise TypeError(f"elements() takes a BaseModel subclass or a TypeAdapter, not {_show(kind)}")
-        answer, wanted, pointer = self._exchange.answer, _OutputType(kind), f"/{field}" if field else ""
-        count = 0
+        wanted = _output_type(kind) if _is_model(kind) else _OutputType(kind)
+        answer, pointer, count = self._exchange.answer, f"/{field}" if field else "", 0
 
         def ready(whole: bool = False) -> Iterator[Any]:
             nonlocal count
@@ -1472,7 +1472,7 @@ class DotTxt(_Gateway, openai.OpenAI):
             input: The prompt, or a list of OpenAI-style message dicts.
             response_format: The output type; see `normalize_schema`. A `BaseModel` subclass gives a validated
                 instance, a `TypeAdapter` the validated value of its type, all else decoded JSON.
-            temperature, max_tokens, seed: Of the sampling. `None` is not sent.
+            temperature, max_tokens, seed: As in the SDK's `create`. `None` is not sent.
             **options: Other arguments of `chat.completions.create`.
 
         Raises `InvalidSchemaError` before anything is sent, `InvalidOutputError` for output that is not of

@@ -162,11 +162,14 @@ async def leave_async(raw: Any, way: str) -> None:
                     if "timeout" in way:
                         scope.cancel()
 
+    if "cancelled" not in way:
+        with suppress(KeyError):
+            await work()
+        return
     task = asyncio.create_task(work())
     await there.wait()
-    if "cancelled" in way:
-        task.cancel()
-    with suppress(KeyError, asyncio.CancelledError):
+    task.cancel()
+    with suppress(asyncio.CancelledError):
         await task
 
 

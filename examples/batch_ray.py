@@ -1,139 +1,219 @@
-"""Turn a file of emails into support tickets with Ray Data, on one machine or on many.
+"""Turn millions of emails into support tickets with Ray Data, on one machine or on many.
 
-    pip install "ray[data]" tqdm
+    pip install "ray[data]>=2.60" tqdm
 
-    python examples/batch_ray.py --input emails.jsonl --output tickets.jsonl
+    python examples/batch_ray.py --input emails.jsonl --output tickets
+    python examples/batch_ray.py --input s3://mail/2026 --output s3://tickets/2026 --actors 100 --rows 2000
 
-Each line of the input is `{"id": 1, "text": "Hello, …"}`, with an optional `max_tokens`. Without `--input`
-the example makes up some emails, and gives a few of them too few tokens on purpose.
+The input is a file, a folder or a URI of JSON lines (`.jsonl`, `.jsonl.gz`, …) or Parquet, with the columns
+`id` (unique; it becomes text) and `text`. The output is a folder of Parquet files with one row for each id: a
+ticket where `error` is null. The workers read, ask and write the rows; the driver holds none.
 
-Watch for: the client is made in the actor that uses it, so it is never pickled. Each line of the output has
-an id, and either a `result`, or an `error` and the model's `raw_output`. Lines are written as their blocks
-finish, so a run that was stopped can be continued: start it again. A request that failed writes no line, and
-the next run repeats it.
+Watch for: a run that was stopped in any way goes on when it is started again. Rows without an answer are then
+asked again; rows whose answer did not fit only with `--retry-failed`, with four times the tokens. A file is
+written when its rows (`--rows`) are answered: a crash repeats those of a few files for each actor.
 
-With `RAY_ADDRESS` set, the actors run on that cluster. Its machines need this module, `DOTTXT_API_KEY`
-and `DOTTXT_BASE_URL`.
+`--actors` times `--requests` are asked at a time. Under a rate limit of 600 requests a minute, and with
+answers that take 3 seconds, 600 / 60 * 3 = 30 are enough: more only wait to be asked again.
+
+With `RAY_ADDRESS` set, the job runs on that cluster. Its machines need dottxt, its variables, and storage
+that they share. A project of its own copies this file and `batch.py`, and ships both in a `runtime_env`.
 """
 
 import argparse
 import asyncio
+import io
+import itertools
 import json
 import logging
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Any
 
-import openai
-from pydantic import BaseModel, Field
+import batch
+import numpy
+import pyarrow
+from pyarrow import compute, dataset, fs, parquet
 from tqdm import tqdm
 
-from dottxt import AsyncDotTxt, InvalidOutputError
+from dottxt import AsyncDotTxt, DotTxt, InvalidOutputError
 
-# Ray reads these when it is imported: it reports nothing home, and on one machine it stays on loopback.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-if "RAY_ADDRESS" not in os.environ:
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-
-import ray.data
-
-ACTORS = 2
-REQUESTS = 4  # at a time, in each actor
+COLUMNS = pyarrow.schema(
+    {"id": "string", "category": "string", "urgent": "bool", "summary": "string"}
+    | {"error": "string", "message": "string", "raw_output": "string"}
+    | {"prompt_tokens": "int64", "completion_tokens": "int64"}
+)
+ROWS, BLANK = pyarrow.schema(dict.fromkeys(("id", "text", "wrong"), "string")), (b"\n", b"\r\n")
+COUNTED = ("good", "failed", "unanswered", "prompt_tokens", "completion_tokens")
 
 
-class Ticket(BaseModel):
-    category: Literal["billing", "technical", "account"]
-    urgent: bool
-    summary: str = Field(max_length=60)
+class Ask:
+    """Asks for tickets and writes them. Ray makes one in each actor, so that the client is never pickled."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.client, self.turn = AsyncDotTxt(max_retries=8), asyncio.Semaphore(options.requests)
+        self.model, self.tokens = options.model, options.max_tokens * (4 if options.retry_failed else 1)
+        self.run, (self.filesystem, self.folder) = options.run, fs.FileSystem.from_uri(options.output)
+
+    async def __call__(self, rows: pyarrow.Table) -> dict[str, list[Any]]:
+        emails = [row for row in rows.to_pylist() if not row["wrong"]]
+        records = await asyncio.gather(*map(self.ask, emails))
+        count = Counter[str]()
+        for record in records:
+            count["failed" if "raw_output" in record else "unanswered" if "error" in record else "good"] += 1
+            count.update({name: record.get(name, 0) for name in COUNTED[3:]})
+        if records:
+            # Named after its rows: where a fault makes Ray repeat them, they take the place of themselves.
+            path = f"{self.folder}/{self.run}-{keys([str(rows['id'].to_pylist())])[0].hex()}.parquet"
+            table = pyarrow.Table.from_pylist(records, COLUMNS)
+            await asyncio.to_thread(parquet.write_table, table, path, filesystem=self.filesystem)
+        return {name: [count[name]] for name in COUNTED} | {"wrong": [rows["wrong"].drop_null().to_pylist()]}
+
+    async def ask(self, row: dict[str, str]) -> dict[str, Any]:
+        record = await batch.ask(self.client, self.turn, row, model=self.model, max_tokens=self.tokens)
+        if record.get("error") in ("AuthenticationError", "NotFoundError", "PermissionDeniedError"):
+            raise RuntimeError(record["message"])  # it is the same for all rows
+        return {name: unicode(value) if isinstance(value, str) else value for name, value in record.items()}
 
 
-class Extract:
-    """Extracts tickets. Ray makes one in each actor."""
-
-    def __init__(self, model: str) -> None:
-        self.client = AsyncDotTxt()
-        self.model = model
-        self.turn = asyncio.Semaphore(REQUESTS)
-
-    async def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        record = {"id": row["id"]}
-        try:
-            async with self.turn:
-                ticket = await self.client.generate(
-                    model=self.model,
-                    input=f"Turn this email into JSON with category, urgent and summary:\n\n{row['text']}",
-                    response_format=Ticket,
-                    temperature=0,
-                    max_tokens=row["max_tokens"],
-                )
-            record["result"] = ticket.model_dump()
-        except InvalidOutputError as error:
-            record |= {"error": str(error), "raw_output": error.raw_output}
-        except openai.OpenAIError as error:
-            record["error"] = str(error)
-        return {"record": json.dumps(record)}  # as text: Ray would give all records the same fields
+def unicode(text: str) -> str:
+    """Replace halves of characters: truncated texts end with them, and nothing can send or store them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def emails() -> Iterator[dict[str, Any]]:
-    problems = ["was charged twice", "cannot log in", "see only an error", "want to close my account"]
-    for id in range(1, 37):
-        text = f"Hello, I {problems[id % 4]}. I wrote to you {id} days ago. Please help!"
-        yield {"id": id, "text": text, "max_tokens": 5 if id % 12 == 0 else 200}
+def uri(text: str) -> str:
+    return text if "://" in text else os.path.abspath(text)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+def keys(ids: list[str]) -> Any:
+    return numpy.array([blake2b(id.encode(), digest_size=16).digest() for id in ids], "S16")
 
 
-def extract(rows: list[dict[str, Any]]) -> Any:
-    blocks = -(-len(rows) // REQUESTS)
-    return ray.data.from_items(rows, override_num_blocks=blocks).map(
-        Extract,
-        fn_constructor_args=[os.environ.get("DOTTXT_MODEL", "openai/gpt-oss-20b")],
-        # Two blocks at a time: the second starts while the first waits for its slowest request.
-        compute=ray.data.ActorPoolStrategy(size=ACTORS, max_concurrent_calls_per_actor=2),
-        num_cpus=0.25,  # an actor mostly waits
+def settle(options: argparse.Namespace) -> tuple[Any, int]:
+    """Take out of the output what is to be asked again. Return sorted keys of the rest, and their number."""
+    filesystem, folder = fs.FileSystem.from_uri(options.output)
+    filesystem.create_dir(folder)
+    parts = dataset.dataset(folder, COLUMNS, "parquet", filesystem, exclude_invalid_files=True)
+    for file in filesystem.get_file_info(fs.FileSelector(folder)):
+        if file.extension == "parquet" and file.path not in parts.files:
+            filesystem.delete_file(file.path)  # a crash cut it short
+    done = compute.field("error").is_null()
+    if not options.retry_failed:
+        done |= compute.field("raw_output").is_valid()
+    found = keys(parts.to_table(["id"], filter=done)["id"].to_pylist())
+    for path in parts.to_table(["__filename"], filter=~done)["__filename"].unique().to_pylist():
+        rest = parquet.read_table(path, filesystem=filesystem, filters=done)
+        parquet.write_table(rest, f"{folder}/.rest", filesystem=filesystem)
+        filesystem.move(f"{folder}/.rest", path)
+    return numpy.sort(found), len(found)
+
+
+def email(line: Any, place: str) -> dict[str, str]:
+    """Check a line of JSON, or a row of a Parquet file."""
+    with suppress(ValueError, RecursionError):
+        match json.loads(line) if isinstance(line, bytes) else line:
+            case {"id": bool() | ""}:
+                pass
+            case {"id": int() | str() as id, "text": str() as text} if text.strip():
+                return {"id": unicode(str(id)), "text": unicode(text)}
+            case {"id": int() | str()}:
+                return {"id": "", "wrong": f"{place}: no text"}
+        return {"id": "", "wrong": f"{place}: no id that is text or a whole number"}
+    return {"id": "", "wrong": f"{place}: not JSON"}
+
+
+def reader(options: argparse.Namespace, done: list[Any]) -> Any:
+    """Ray's reader of files, made to pass on what is wrong with a row, and to drop the rows that are done."""
+    import ray.data
+
+    class Emails(ray.data.datasource.FileBasedDatasource):  # type: ignore[misc]
+        def _read_stream(self, file: Any, path: str) -> Iterator[pyarrow.Table]:
+            lines: Iterator[Any] = iter(io.BufferedReader(file))
+            if path.endswith(".parquet"):
+                batches = parquet.ParquetFile(io.BytesIO(file.read())).iter_batches(1000)
+                lines = itertools.chain.from_iterable(rows.to_pylist() for rows in batches)
+            known, numbered = numpy.append(ray.get(done[0]), b""), enumerate(lines, 1)
+            while chunk := list(itertools.islice(numbered, 1000)):
+                rows = [email(line, f"{path}:{number}") for number, line in chunk if line not in BLANK]
+                ids = keys([row["id"] for row in rows])
+                new = known[numpy.searchsorted(known[:-1], ids)] != ids
+                yield pyarrow.Table.from_pylist(rows, ROWS).filter(pyarrow.array(new))
+
+    return Emails(options.input)
+
+
+def run(options: argparse.Namespace, total: Counter[str]) -> None:
+    """Run the job on Ray, and show how far it is."""
+    defaults = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # or it warns of each actor
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
+        defaults["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # it stays on loopback
+    os.environ.update(defaults | os.environ)
+    import ray.data
+
+    sys.stdout = sys.stderr  # for what Ray prints; the totals alone are standard output
+    warnings.simplefilter("ignore")
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.cloudpickle.register_pickle_by_value(batch)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars, context.raise_original_map_exception = False, True
+    context.target_max_block_size = options.rows * 2**8  # small blocks, and not too many of them ahead
+    limits = ray.data.ExecutionResources(object_store_memory=options.actors * options.rows * 2**17)
+    context.execution_options.resource_limits = limits
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # it lives as long as the driver
+    done, number = ray.remote(settle).options(num_cpus=0, num_returns=2, label_selector=here).remote(options)
+    rows = ray.data.read_datasource(reader(options, [done]), override_num_blocks=1, num_cpus=0.1)
+    parts = rows.map_batches(
+        Ask,
+        fn_constructor_args=[options],
+        batch_size=options.rows,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=options.actors, max_concurrent_calls_per_actor=2),
+        num_cpus=0.1,  # it mostly waits
     )
+    with tqdm(unit=" rows") as bar:
+        for part in parts.iter_rows():
+            for message in part["wrong"][: max(100 - total["wrong"], 0)]:
+                bar.write(message, sys.stderr)
+            total.update(part | {"wrong": len(part["wrong"])})
+            bar.set_postfix_str(", ".join(f"{total[name]:,} {name}" for name in COUNTED[1:]))
+            bar.update(sum(part[name] for name in COUNTED[:3]))
+    total["done before"] = ray.get(number)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Support tickets out of a file of emails.")
-    parser.add_argument("--input", type=Path, help="the emails, one JSON object on each line")
-    parser.add_argument(
-        "--output", type=Path, default=Path("tickets.jsonl"), help="the tickets, one JSON object on each line"
-    )
-    arguments = parser.parse_args()
-
-    done = {record["id"] for record in read(arguments.output)} if arguments.output.exists() else set()
-    rows = read(arguments.input) if arguments.input else emails()
-    missing = [{"max_tokens": 200, **row} for row in rows if row["id"] not in done]
-    print(f"{len(done)} rows are done, {len(missing)} are missing.", flush=True)
-    if not missing:
-        return 0
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # the one below is enough
-    ray.init(include_dashboard=False, logging_level=logging.ERROR)
-    count = Counter[str]()
+    parser = argparse.ArgumentParser(description="Support tickets out of emails.")
+    parser.add_argument("--input", type=uri, required=True, help="a file, folder or URI of emails")
+    parser.add_argument("--output", type=uri, default="tickets", help="a folder or a URI (%(default)s)")
+    parser.add_argument("--actors", type=int, default=2, help="processes that ask (%(default)s)")
+    parser.add_argument("--requests", type=int, default=16, help="at a time, in each of them (%(default)s)")
+    parser.add_argument("--rows", type=int, default=64, help="rows in a file of the output (%(default)s)")
+    parser.add_argument("--model", default=os.environ.get("DOTTXT_MODEL", "openai/gpt-oss-20b"))
+    parser.add_argument("--max-tokens", type=int, default=200)
+    parser.add_argument("--retry-failed", action="store_true", help="ask again where the answer did not fit")
+    parser.set_defaults(run=os.urandom(4).hex())
+    options, total, status = parser.parse_args(), Counter[str](), 0
     try:
-        with arguments.output.open("a", encoding="utf-8") as output:
-            for row in tqdm(extract(missing).iter_rows(), total=len(missing), unit=" rows"):
-                record = json.loads(row["record"])
-                kind = "good" if "result" in record else "failed" if "raw_output" in record else "unanswered"
-                count[kind] += 1
-                if kind == "unanswered":
-                    tqdm.write(f"row {record['id']}: {record['error']}", file=sys.stderr)
-                else:
-                    print(row["record"], file=output, flush=True)
-    finally:
-        ray.shutdown(wait_for_processes=True)
-    print(", ".join(f"{number} {kind}" for kind, number in count.items()))
-    return 1 if count["unanswered"] else 0
+        filesystem, path = fs.FileSystem.from_uri(options.input)
+        if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            raise FileNotFoundError(f"there is no {options.input}")
+        with DotTxt() as client, suppress(InvalidOutputError):
+            client.generate(model=options.model, input="Hello", response_format=batch.Ticket, max_tokens=1)
+        run(options, total)
+    except KeyboardInterrupt:
+        status, sys.stdout = 130, io.StringIO()  # Ray prints there of each task that it ends
+    except Exception as error:
+        cause = getattr(error, "cause", error)
+        words = " ".join([str(cause), *getattr(cause, "__notes__", [])]).split()
+        sys.exit(" ".join(["batch_ray:", *words]))
+    counts = [f"{total[name]:,} {name.replace('_', ' ')}" for name in (*COUNTED, "wrong", "done before")]
+    print(", ".join(counts), file=sys.__stdout__, flush=True)
+    return status or bool(total["unanswered"])
 
 
 if __name__ == "__main__":

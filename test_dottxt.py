@@ -3568,7 +3568,7 @@ def read_lines(screen: int, count: int) -> list[str]:
     """What a terminal or a pipe shows, until so many lines are there."""
     shown = b""
     while shown.count(b"\n") < count:
-        assert select.select([screen], [], [], 10)[0], f"nothing follows {shown!r}"
+        assert select.select([screen], [], [], 60)[0], f"nothing follows {shown!r}"
         shown += os.read(screen, 4096)
     return shown.decode().splitlines()
 

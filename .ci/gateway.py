@@ -154,7 +154,7 @@ class Gateway:
         with self._lock:
             self._scripts = list(scripts)
 
-    def wait_for(self, predicate: Callable[[], object], timeout: float = 5) -> None:
+    def wait_for(self, predicate: Callable[[], object], timeout: float = 20) -> None:
         """Return as soon as the predicate holds; fail when it does not in time."""
         deadline = time.monotonic() + timeout
         while not predicate():
@@ -490,7 +490,7 @@ class Client:
     def result(self, **kwargs: Any) -> Any:
         return self.wait(self.stream(**kwargs).result())
 
-    def until(self, predicate: Callable[[], object], timeout: float = 5) -> None:
+    def until(self, predicate: Callable[[], object], timeout: float = 20) -> None:
         """Wait for the predicate while the client's loop, if it has one, goes on turning."""
         deadline = time.monotonic() + timeout
         while not predicate():

@@ -816,8 +816,7 @@ class _Text:
 # --- Answer: records in; events, completeness and the value out ---------------------------------------------
 
 _ENDS = ("stop", "end", "end_turn", "eos", "eos_token", "stop_sequence")  # servers' names for `stop`
-# Where a text or a call may stand in place of the content.
-_ELSEWHERE = ("reasoning_content", "reasoning", "tool_calls", "function_call")
+_BESIDE_CONTENT = ("reasoning_content", "reasoning", "tool_calls", "function_call")
 
 
 def _content(part: dict[str, Any]) -> str:
@@ -834,9 +833,11 @@ def _content(part: dict[str, Any]) -> str:
 
 def _reports_error(record: Any) -> bool:
     """Return whether an error stands in a record, in its choice, or in one of an array of records."""
-    records = [each for each in (record if isinstance(record, list) else [record]) if isinstance(each, dict)]
-    is_error = any(each.get("error") or each.get("object") == "error" for each in records)
-    return is_error or any(_reports_error(each.get("choices")) for each in records)
+    if isinstance(record, dict):
+        if record.get("error") or record.get("object") == "error":
+            return True
+        record = record.get("choices")
+    return isinstance(record, list) and any(map(_reports_error, record))
 
 
 class _Answer:
@@ -975,10 +976,11 @@ class _Answer:
             self.has_end_mark = self.has_end_mark or delta is None
             is_empty = delta is None or (choice.get("finish_reason") and not _content(delta))
             part = message if is_empty and not self._pieces else part
-        self._elsewhere |= dict.fromkeys(field for field in _ELSEWHERE if part.get(field))
         self._refusal += part.get("refusal") or ""
         if piece := _content(part):
             self._pieces.append(piece)
+        else:
+            self._elsewhere |= dict.fromkeys(field for field in _BESIDE_CONTENT if part.get(field))
         return piece
 
     def _note(self, told: dict[str, Any]) -> None:
@@ -1188,8 +1190,9 @@ class _Exchange:
         self.response: Any = None
         self.is_cancelled = False  # whether a wait for an event was
         # What `result` raises; `None` once the stream has ended well.
-        what = "the stream was closed, or a wait for it was cancelled, before its end: it has no result"
-        self.error: Exception | None = RuntimeError(what)
+        self.error: Exception | None = RuntimeError(
+            "the stream was closed, or a wait cancelled, before its end"
+        )
 
     def send(self, stream_class: Any) -> Any:
         """Return the SDK's stream object, whose response nobody has read yet."""
@@ -1242,8 +1245,7 @@ class _Exchange:
                 self.error = self.error if self.answer.is_abandoned else None
                 return
             kind = openai.APITimeoutError if "TimeoutException" in names else openai.APIConnectionError
-            request: Any = getattr(self.response or error, "request", None)
-            shown = kind(request=request)
+            shown = kind(request=typing.cast(Any, self.response or error).request)
             shown.__cause__ = error
         if isinstance(shown, openai.APIConnectionError):
             shown.args = (f"{str(shown).rstrip('.')}: {_hint(shown)}",)

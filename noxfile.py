@@ -113,7 +113,7 @@ def examples(session: nox.Session) -> None:
     session.run("pytest", ".ci/examples.py", *session.posargs)
 
 
-@nox.session
+@nox.session(python="3.11")  # where vLLM's dependencies are likeliest to be found
 def engines(session: nox.Session) -> None:
     """Run the same checks against llama.cpp, vLLM, and LiteLLM in front of each; print a table."""
     session.install(".")

@@ -7,7 +7,7 @@ The engines are llama.cpp (the local engine of the examples), vLLM on the CPU, a
 of either, under each of its two prefixes for OpenAI-compatible engines. All serve the same tiny model on
 free ports of the loopback interface. What cannot be started is named, with the reason.
 
-A cell says what was seen, "yes" where there is no more to say. "FAILED" is explained on standard error and
+A cell says what was seen, "yes" where there is no more to say. "FAILED" is explained below the table and
 makes the exit status 1.
 """
 
@@ -467,8 +467,9 @@ def main() -> int:
     print_table({engine.name: engine.cells for engine in engines})
     versions = [engine.version for engine in engines]
     versions += [f"{package} {metadata.version(package)}" for package in ("dottxt", "openai", "pydantic")]
-    print(f"\n({', '.join(dict.fromkeys(versions))}, Python {platform.python_version()}, model {MODEL}.)")
-    print("", *notes, *failures, sep="\n", file=sys.stderr)
+    told = f"{', '.join(dict.fromkeys(versions))}, Python {platform.python_version()}, model {MODEL}."
+    print(f"\n({' '.join([told, *notes])})")
+    print("", *failures, sep="\n")
     return 1 if failures or not engines else 0
 
 

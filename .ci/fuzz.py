@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["dottxt"]):
 
 MAX_DEPTH = 200  # levels of containers that are read
 ANYTHING = pydantic.TypeAdapter(Any)
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BLANKS = b" \t\r\n\xef\xbb\xbf"  # and byte order marks
 EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 DOCUMENTS: list[Any] = [
     {"intent": "billing", "steps": ["verify", "refund — 😀"], "total": -12.5e3, "none": None},
@@ -202,7 +202,9 @@ def events_of(data: bytes) -> list[tuple[str, bytes]]:
 def lines_of(data: bytes) -> list[tuple[str, bytes]]:
     """The records of lines, which have no names; JSON broken over lines is one."""
     lines = [line for line in data.split(b"\n") if line.strip()]
-    return [("", line) for line in ([data] if lines[0].strip() in (b"{", b"[", b"[{") else lines)]
+    if lines and lines[0].strip() in (b"{", b"[", b"[{"):
+        lines = [data]
+    return [("", line) for line in lines]
 
 
 # --- Targets ------------------------------------------------------------------------------------------------
@@ -213,7 +215,7 @@ def stream(data: bytes, size: int) -> None:
     found = read(data)
     assert read(data, size) == found
     assert LOOP.run_until_complete(read_async(data)) == found
-    start = data.lstrip(BYTE_ORDER_MARK + b" \t\n\r\x0b\x0c")  # the first line tells the framing
+    start = data.lstrip(BLANKS)  # the first line tells the framing
     if start.startswith(EVENT_STARTS):
         assert read(sse(events_of(start)), size).kind == found.kind
     elif start:

@@ -7,7 +7,7 @@ The gateway is a small application on uvicorn. Where a request accepts server-se
 patches so, with an end mark, and otherwise as NDJSON; below `/old` it does not look. The proxies are
 Debian's, as they come and with what people set. All listen on free ports of the loopback interface.
 
-A cell says what was seen. "FAILED" is explained on standard error and makes the exit status 1.
+A cell says what was seen. "FAILED" is explained below the table and makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -283,8 +283,9 @@ def main() -> int:
                     failures.append(f"{name}: {title}\n{traceback.format_exc()}")
     print_table(columns)
     versions = [version(name) for name in ("nginx", "Caddy") if name in columns]
-    print(f"\n({', '.join([*versions, 'uvicorn ' + metadata.version('uvicorn')])}.)")
-    print("", *notes, *failures, sep="\n", file=sys.stderr)
+    told = f"{', '.join([*versions, 'uvicorn ' + metadata.version('uvicorn')])}."
+    print(f"\n({' '.join([told, *notes])})")
+    print("", *failures, sep="\n")
     return 1 if failures else 0
 
 

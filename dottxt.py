@@ -1191,7 +1191,7 @@ class _Exchange:
         self.is_cancelled = False  # whether a wait for an event was
         # What `result` raises; `None` once the stream has ended well.
         self.error: Exception | None = RuntimeError(
-            "the stream was closed, or a wait cancelled, before its end"
+            "the stream was closed or a wait cancelled before its end"
         )
 
     def send(self, stream_class: Any) -> Any:

@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["dottxt"]):
 
 MAX_DEPTH = 200  # levels of containers that are read
 ANYTHING = pydantic.TypeAdapter(Any)
-BLANKS = b" \t\r\n\xef\xbb\xbf"  # and byte order marks
+BLANKS = b" \t\n\r\x0b\x0c\xef\xbb\xbf"  # and byte order marks
 EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 DOCUMENTS: list[Any] = [
     {"intent": "billing", "steps": ["verify", "refund — 😀"], "total": -12.5e3, "none": None},

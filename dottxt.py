@@ -1051,8 +1051,8 @@ class _Answer:
             message = f"{self.redact(said)} ({message}{reason})"
         else:
             message = f"{message}: {'; '.join(self._diagnosis(fault, text))}"
-        told = {"model": self.model, "finish_reason": self.finish_reason, "completion": self.completion}
-        return InvalidOutputError(message, raw_output=text, original_error=fault, **told)  # type: ignore[arg-type]
+        told = dict[str, Any](model=self.model, finish_reason=self.finish_reason, completion=self.completion)
+        return InvalidOutputError(message, raw_output=text, original_error=fault, **told)
 
     def _diagnosis(self, fault: Fault, text: str) -> Iterator[str]:
         is_cut = self.finish_reason == "length" and isinstance(fault, json.JSONDecodeError)
@@ -1190,9 +1190,7 @@ class _Exchange:
         self.response: Any = None
         self.is_cancelled = False  # whether a wait for an event was
         # What `result` raises; `None` once the stream has ended well.
-        self.error: Exception | None = RuntimeError(
-            "the stream was closed or a wait cancelled before its end"
-        )
+        self.error: Exception | None = RuntimeError("the stream was closed, or a wait cancelled, too early")
 
     def send(self, stream_class: Any) -> Any:
         """Return the SDK's stream object, whose response nobody has read yet."""

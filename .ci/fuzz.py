@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["dottxt"]):
 
 MAX_DEPTH = 200  # levels of containers that are read
 ANYTHING = pydantic.TypeAdapter(Any)
-BLANKS = b" \t\r\n\xef\xbb\xbf"  # and byte order marks
+BLANKS = b" \t\n\r\v\f\xef\xbb\xbf"  # and byte order marks
 EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 DOCUMENTS: list[Any] = [
     {"intent": "billing", "steps": ["verify", "refund — 😀"], "total": -12.5e3, "none": None},
@@ -436,6 +436,7 @@ ODD += [
 ]
 ODD += ['id: 1\nevent: ping\ndata: 12:00\n\ndata: {"type": "ping"}\n\ndata: [DONE]', "<!doctype html>"]
 ODD += ['\ufeff\n\ufeffdata: {"op": "add", "path": "", "value": 1}\n\ndata: [DONE]\n\n', "i", "\n \n"]
+ODD += ["\v\fdata: [DONE]", "\v"]
 TARGETS: dict[str, tuple[Callable[[bytes, int], None], list[str]]] = {
     "stream": (stream, [*PATCHES, *EVENTS, EVENTS[0].replace("\n", "\r\n"), DELTAS, *ODD]),
     "tokens": (tokens, TEXTS),

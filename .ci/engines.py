@@ -132,7 +132,7 @@ def version(python: str, package: str) -> str:
 def llama_cpp(arguments: argparse.Namespace, folder: Path) -> Iterator[Engine]:
     log, package = folder / "llama.cpp.log", version(sys.executable, "xllamacpp")
     command = [sys.executable, "-u", str(ENGINE)]
-    with running(command, log, lambda: "is running" in log.read_text()) as process:
+    with running(command, log, lambda: "DOTTXT_MODEL=" in log.read_text()) as process:
         url = log.read_text().partition("DOTTXT_BASE_URL=")[2].split()[0]
 
         def is_answering() -> bool:

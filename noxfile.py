@@ -56,7 +56,7 @@ def tests(session: nox.Session, dependencies: list[str]) -> None:
         session.install("-e", ".", *group("tests", "oracles"))
         modules = ", ".join(re.split(r"\W", each)[0] for each in group("oracles"))
         session.run("python", "-c", f"import {modules}")  # without one, the tests that need it are skipped
-    quick = ["-n", "2", "-rs"]
+    quick = ["-n", "auto", "-rs"]
     if dependencies is OLDEST or session.python != PYTHONS[-1] or session.posargs:
         session.run("pytest", *(session.posargs or quick))
         return
@@ -204,7 +204,7 @@ def sdk(session: nox.Session, openai: str, pydantic: str) -> None:
     """Run the tests on the majors of the SDK, with the oldest and the newest Pydantic that each takes."""
     bounds = OLDEST[1:] if pydantic == "oldest" else ["pydantic"]
     session.install("-e", ".", SDKS[openai], *bounds, *group("tests"))
-    session.run("pytest", *(session.posargs or ["-n", "2", "-rs"]))
+    session.run("pytest", *(session.posargs or ["-n", "auto", "-rs"]))
 
 
 @nox.session(tags=["ci"])

@@ -3677,6 +3677,6 @@ def test_a_terminal_shows_each_field_at_once_and_ctrl_c_closes_the_stream(
 def test_descriptors_that_a_shell_has_closed_are_no_traceback(settings: None, gateway: Gateway) -> None:
     command = f"{sys.executable} -m dottxt generate -s '{ANY[1]}'"
     with start("sh", "-c", f"{command} Hi >&- || {command} <&- 2>&-") as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out, gateway.requests) == (1, b"", [])
     assert re.fullmatch(rb"dottxt: [^\n]*\n", err)

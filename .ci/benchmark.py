@@ -368,12 +368,12 @@ def work() -> None:
     for line in sys.stdin:
         numbers: list[float] = []
         try:
-            end = time.perf_counter() + 0.7
             if line not in warm:
                 warm.add(line)
                 first = number(*line.split())
-                numbers += [first] if time.perf_counter() > end else []  # what takes long needs no warming up
+                numbers += [first] if first > 5 else []  # what takes long needs no warming up
             gc.collect()
+            end = time.perf_counter() + (0 if numbers else 0.5)
             while not numbers or (len(numbers) < 5 and time.perf_counter() < end):
                 numbers.append(number(*line.split()))
         except Exception:

@@ -913,10 +913,7 @@ class _Answer:
             if name in ("", "patch") and isinstance(record, dict) and record.get("op") == "add":
                 yield self._fold(record)
             else:
-                for op in self._read_other(name, data.strip(), record):
-                    if self.is_abandoned:
-                        return
-                    yield self._fold(op)
+                yield from map(self._fold, self._read_other(name, data.strip(), record))
 
     def _fold(self, op: Op) -> PatchEvent:
         if len(op) > 3:

@@ -2864,17 +2864,6 @@ def test_a_stream_closed_in_a_thread_gives_no_more(count: int, reader: Client, g
         stream.result()
 
 
-def test_a_large_answer_can_be_left_in_its_middle(reader: Client, gateway: Gateway) -> None:
-    gateway.reply(completion(json.dumps([*range(100_000)])))
-    stream, got = reader.stream(), list[Any]()
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(for_each, reader, stream, got.append)
-        gateway.wait_for(lambda: got)
-        stream.close()
-        assert reading.result(10) is None
-    assert len(got) < 100_001
-
-
 @asynchronous
 async def test_a_stream_that_another_task_closes_ends(gateway: Gateway) -> None:
     async with AsyncDotTxt(api_key="test-key", base_url=gateway.url) as client:

@@ -13,6 +13,8 @@ The sections stand in the order of the module's rooms. Each holds a promise of t
 | Answer | what was received is never taken for complete when it is not; whole and streamed answers agree |
 | Clients | keys, URLs, requests, fallback, faults, leaving early, elements: sync and async alike |
 | Command line | `dottxt models`, `generate`, `stream`, `schema` |
+
+The gateway, its replies and clients that read them stand in `.ci/gateway.py`: other tests there share them.
 """
 
 # ruff: noqa: UP007, UP045 - Union[...] and Optional[...] are among the types under test

@@ -53,7 +53,7 @@ COUNTED = ("good", "failed", "unanswered", "prompt_tokens", "completion_tokens")
 
 
 class Ask:
-    """Asks for tickets and writes them. Ray makes one in each actor, so that the client is never pickled."""
+    """Asks for tickets, and writes them: Ray's writers tell nothing until the whole job is over."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.client, self.turn = AsyncDotTxt(max_retries=8), asyncio.Semaphore(options.requests)
@@ -181,7 +181,7 @@ def run(options: argparse.Namespace, total: Counter[str]) -> None:
             for message in part["wrong"][: max(100 - total["wrong"], 0)]:
                 bar.write(message, sys.stderr)
             total.update(part | {"wrong": len(part["wrong"])})
-            bar.set_postfix_str(", ".join(f"{total[name]:,} {name}" for name in COUNTED[1:]))
+            bar.set_postfix_str(", ".join(f"{total[name]:,} {name}" for name in COUNTED[1:]), refresh=False)
             bar.update(sum(part[name] for name in COUNTED[:3]))
     total["done before"] = ray.get(number)
 

@@ -121,7 +121,8 @@ _HINTS = {
     404: "client.models.list(), or `dottxt models`, lists the models; base_url usually ends in /v1",
 }
 # Where servers put what they have to say.
-_MESSAGE_KEYS = ("error", "message", "detail", "errors", "msg", "description", "status_msg", "choices")
+_MESSAGE_KEYS = ("error", "message", "detail", "errors", "msg", "description", "x_groq", "base_resp",
+    "status_msg", "choices")  # fmt: skip
 _WRONG_URL = "it is a web page: base_url is probably wrong"
 _is_web_page = re.compile(r"\s*<(?:!doc|html)", re.IGNORECASE).match
 
@@ -185,8 +186,7 @@ class PatchStreamError(openai.OpenAIError, RuntimeError):
             hint = _WRONG_URL if _is_web_page(body) else _HINTS.get(status_code)
             message += f"; {hint}" if hint else ""
         super().__init__(message)
-        self.status_code = status_code
-        self.body = body
+        self.status_code, self.body = status_code, body
 
 
 def _server_message(body: str) -> str:
@@ -206,7 +206,9 @@ def _server_message(body: str) -> str:
 
 def _redact(text: str, key: str) -> str:
     """Replace the API key, which a server may echo. A short one is a dummy and may be any word."""
-    return text.replace(key, "[API key]") if len(key) >= 8 else text
+    # JSON may also write a character as an escape: PHP does so with /, Go with &, .NET with +.
+    written = "".join(rf"(?:(?i:\\u{ord(char):04x})|\\?{re.escape(char)})" for char in key)
+    return re.sub(written, "[API key]", text) if len(key) >= 8 else text
 
 
 def _hint(error: Exception) -> str:
@@ -372,9 +374,7 @@ def _checked(given: str | bytes, source: str = "response_format") -> bytes:
         raise InvalidSchemaError(f"{source} is not JSON ({error}): {hint}") from error
     schema = marshal.loads(data)
     if not isinstance(schema, dict):
-        raise InvalidSchemaError(
-            f'{source} is {_show(schema)}: pass a JSON object, such as {{"type": "string"}}'
-        )
+        raise InvalidSchemaError(f'{source} is {_show(schema)}: pass an object, such as {{"type": "string"}}')
     if schema.get("type") == "json_schema" or ("name" in schema and isinstance(schema.get("schema"), dict)):
         raise InvalidSchemaError("response_format is the envelope of a request: pass the inner schema")
     keywords, meta_schema = _meta_schema()
@@ -466,10 +466,9 @@ def _copy(value: Any, depth: int = 0) -> Any:
     if depth > _MAX_DEPTH:
         raise ValueError(f"nests deeper than {_MAX_DEPTH} levels")
     if isinstance(value, dict):
-        items = value.items()
-        return {key: _copy(each, depth + 1) if isinstance(each, _CONTAINERS) else each for key, each in items}
+        return {key: _copy(it, depth + 1) if isinstance(it, _CONTAINERS) else it for key, it in value.items()}
     if isinstance(value, list):
-        return [_copy(each, depth + 1) if isinstance(each, _CONTAINERS) else each for each in value]
+        return [_copy(it, depth + 1) if isinstance(it, _CONTAINERS) else it for it in value]
     return value
 
 
@@ -834,7 +833,7 @@ def _content(part: dict[str, Any]) -> str:
 def _reports_error(record: Any) -> bool:
     """Return whether an error stands in a record, in its choice, or in one of an array of records."""
     if isinstance(record, dict):
-        if record.get("error") or record.get("object") == "error":
+        if record.get("error") or record.get("object") == "error" or _reports_error(record.get("x_groq")):
             return True
         record = record.get("choices")
     return isinstance(record, list) and any(map(_reports_error, record))
@@ -896,7 +895,9 @@ class _Answer:
                 raise self._invalid(None, self.raw_output)
         elif not self.has_end_mark and not isinstance(self._framing, _Lines):
             what = "ended without its end mark: the answer may be cut short" if self._framing else "is empty"
-            raise PatchStreamError(f"the stream {what}", body=self.redact(self.raw_output))
+            said = self.redact(_server_message(self._record.decode(errors="replace")))
+            message = f"{said} (the stream {what})" if said else f"the stream {what}"
+            raise PatchStreamError(message, body=self.redact(self.raw_output))
         elif not self.document.paths:
             raise self._invalid(None, "")
         self.has_end_mark = True  # lines have no other than the end of the response
@@ -905,12 +906,12 @@ class _Answer:
         for name, data in records:
             if self.has_end_mark or self.is_abandoned:
                 return
-            self._record = data
             try:
                 record = from_json(data, allow_inf_nan=False)
             except ValueError:
                 record = None
             if name in ("", "patch") and isinstance(record, dict) and record.get("op") == "add":
+                self._record = data
                 yield self._fold(record)
             else:
                 yield from map(self._fold, self._read_other(name, data.strip(), record))
@@ -930,6 +931,7 @@ class _Answer:
         if data == b"[DONE]":
             self.has_end_mark = True
             return
+        self._record = data or self._record
         if record is None and data not in (b"", b"null"):
             try:
                 record = _loads(data.decode())
@@ -991,7 +993,7 @@ class _Answer:
         """Raise for the record that was read last. Without `what` it is an error that the server reports."""
         record = self.redact(self._record.decode(errors="replace"))
         message = what and f"the stream has a record that {what}: {_shorten(record)}"
-        if _is_web_page(record):
+        if message and _is_web_page(record):
             message = f"{message}; {_WRONG_URL}"
         raise PatchStreamError(message, body=record)
 
@@ -1079,7 +1081,7 @@ class _Answer:
 
 # --- Clients: what both share, then streams, then the two ---------------------------------------------------
 
-_ANYTHING = pydantic.TypeAdapter(Any)
+_ANYTHING = pydantic.TypeAdapter(Any, config=pydantic.ConfigDict(ser_json_inf_nan="constants"))
 _NOT_GIVEN = (type(None), openai.NotGiven, openai._types.Omit)
 # For streams: server-sent events have an end mark, and compressing proxies hold events back.
 _HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity"}
@@ -1164,8 +1166,7 @@ class _Exchange:
             raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}: see extra=")
         self.answer, request = _request(client, model, input, wanted, {})
         body = dict(request)
-        fields = [*options.items(), *(extra or {}).items(), *(extra_body or {}).items()]
-        for name, value in fields:
+        for name, value in [*options.items(), *(extra or {}).items(), *(extra_body or {}).items()]:
             if name in ("messages", "stream"):
                 raise TypeError(_NOT_HERE)
             if name in (*apart, "input"):
@@ -1175,10 +1176,10 @@ class _Exchange:
                     raise TypeError(f"{name} is given twice")
                 body[name] = value
         # Message objects of the SDK become plain dicts.
-        self.body = _ANYTHING.dump_python(body, mode="json", exclude_unset=True)
-        headers = headers or {}
-        replaced = [name for name in (*client.default_headers, *headers) if name.lower() in _HEADERS]
-        headers = {**headers, **dict.fromkeys(replaced, openai._types.Omit()), **_HEADERS}
+        self.body = _ANYTHING.dump_python(body, mode="json", by_alias=True, exclude_unset=True)
+        names = [*client.default_headers, *(headers or {})]
+        replaced = dict.fromkeys((name for name in names if name.lower() in _HEADERS), openai._types.Omit())
+        headers = {**(headers or {}), **replaced, **_HEADERS}
         given = {"headers": headers, "params": query, "timeout": timeout}
         self.options = {name: value for name, value in given.items() if value is not None}
         self.client = client
@@ -1334,8 +1335,7 @@ class _AnyStream(Generic[T]):
     @property
     def usage(self) -> CompletionUsage | None:
         """The token usage, once the stream has reported it."""
-        usage = self._exchange.answer.usage
-        return None if usage is None else CompletionUsage.construct(**usage)
+        return CompletionUsage.construct(**usage) if (usage := self._exchange.answer.usage) else None
 
 
 class PatchStream(_AnyStream[T], contextlib.AbstractContextManager["PatchStream[T]"]):
@@ -1391,16 +1391,13 @@ class PatchStream(_AnyStream[T], contextlib.AbstractContextManager["PatchStream[
             self._events.close()
 
 
-class AsyncPatchStream(_AnyStream[T], contextlib.AbstractAsyncContextManager["AsyncPatchStream[T]"]):
-    """The asynchronous `PatchStream`. It raises the same errors."""
+class _AsyncIterator(AsyncIterator[E]):
+    """What an exchange gives. A wait that was cancelled is never followed by what looks like an end."""
 
-    def __init__(self, exchange: _Exchange) -> None:
-        self._exchange, self._events = exchange, exchange.async_events()
+    def __init__(self, exchange: _Exchange, events: AsyncGenerator[E, None]) -> None:
+        self._exchange, self._events = exchange, events
 
-    def __aiter__(self) -> AsyncIterator[PatchEvent]:
-        return self
-
-    async def __anext__(self) -> PatchEvent:
+    async def __anext__(self) -> E:
         try:
             return await self._events.__anext__()
         except StopAsyncIteration:
@@ -1408,12 +1405,19 @@ class AsyncPatchStream(_AnyStream[T], contextlib.AbstractAsyncContextManager["As
                 self._exchange.check()
             raise
 
+
+class AsyncPatchStream(_AnyStream[T], _AsyncIterator[PatchEvent],
+    contextlib.AbstractAsyncContextManager["AsyncPatchStream[T]"]):  # fmt: skip
+    """The asynchronous `PatchStream`. It raises the same errors."""
+
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def elements(self, kind: Typed[ModelT, E], field: str = "") -> AsyncIterator[ModelT | E]:
+    def elements(self, kind: Typed[ModelT, E], field: str = "") -> AsyncIterator[ModelT | E]:
         """Like `PatchStream.elements`, but the iterator is asynchronous. Raises the same errors."""
-        ready = self._ready(kind, field)
+        return _AsyncIterator(self._exchange, self._elements(self._ready(kind, field)))
+
+    async def _elements(self, ready: Callable[..., Iterator[E]]) -> AsyncGenerator[E, None]:
         async for _ in self:
             for element in ready():
                 yield element
@@ -1584,7 +1588,8 @@ class AsyncDotTxt(_Gateway, openai.AsyncOpenAI):
         timeout: Any = None, extra: Fields | None = None, **options: Any) -> AsyncPatchStream[Any]:
         """Like `DotTxt.stream`, but the iterator is asynchronous. Raises the same errors."""
         options |= {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "timeout": timeout}
-        return AsyncPatchStream(_Exchange(self, model, input, response_format, extra, options))
+        exchange = _Exchange(self, model, input, response_format, extra, options)
+        return AsyncPatchStream(exchange, exchange.async_events())
     # fmt: on
 
 
@@ -1604,8 +1609,7 @@ class _CommandLine:
         """List the models, one id a line."""
         with DotTxt() as client:
             try:
-                answer: Any = client.get("/models", cast_to=object)
-                records = answer["data"]
+                records = typing.cast(Any, client.get("/models", cast_to=object))["data"]
                 ids = "".join(record["id"] + "\n" for record in records)
             except (LookupError, TypeError, ValueError):
                 records = None
@@ -1665,7 +1669,7 @@ class _CommandLine:
                 raise ValueError("no schema file has this name; a type is package.module:Type, with a colon")
             normalize_schema(found)
         except (Exception, SystemExit) as error:
-            message = str(error).replace("response_format", "the schema")
+            message = re.sub("^response_format", "the schema", str(error))
             raise ValueError(f"schema {_shorten(given)}: {message}") from error
         return found
 
@@ -1703,10 +1707,9 @@ class _CommandLine:
 
     def _tell(self, finish_reason: str | None, usage: CompletionUsage | None) -> None:
         if self.arguments.verbose:
-            counts = [getattr(usage, f"{kind}_tokens", None) for kind in ("prompt", "completion")]
-            told = f"finish reason {finish_reason}, tokens {counts[0]} + {counts[1]}"
-            seconds = f"{time.monotonic() - self.started:.2f} s"
-            _write(f"dottxt: model {self.arguments.model}, {told}, {seconds}\n", file=sys.stderr)
+            sent, got = (getattr(usage, f"{kind}_tokens", None) for kind in ("prompt", "completion"))
+            told = f"model {self.arguments.model}, finish reason {finish_reason}, tokens {sent} + {got}"
+            _write(f"dottxt: {told}, {time.monotonic() - self.started:.2f} s\n", file=sys.stderr)
 
 
 def _cli_message(error: Exception, key: str) -> str:
@@ -1718,7 +1721,7 @@ def _cli_message(error: Exception, key: str) -> str:
         text = f"{_hint(error)}; check base_url"
     elif not isinstance(error, (ValueError, RuntimeError, openai.OpenAIError)):
         text = f"{type(error).__name__}: {text}"
-    text = _redact(text, key).replace("base_url", "DOTTXT_BASE_URL")
+    text = re.sub("base_url(?= is prob| usually| must|$)", "DOTTXT_BASE_URL", _redact(text, key))
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)
 
 

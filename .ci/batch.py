@@ -196,6 +196,8 @@ class Job:
 @pytest.fixture
 def job(gateway: Gateway, tmp_path: Path) -> Iterator[Job]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a short path, for Ray's sockets
+        # What runs in the background of a shell ignores Ctrl-C, and so would all that the tests start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         job = Job(gateway, tmp_path, folder)
         yield job
         with suppress(AssertionError):

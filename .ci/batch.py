@@ -220,16 +220,16 @@ def test_each_row_ends_as_a_ticket_or_as_an_error_and_is_asked_again_where_that_
 
     def answer(row: str, attempt: int, body: dict[str, Any]) -> Answer:
         tokens[row] = body["max_tokens"]
-        if row == "5" and attempt == 1:
-            return 400, "this row is too long", ""
+        if row in ("5", "6") and attempt == 1:
+            return (400, "this row is too long", "") if row == "5" else (403, "this row is flagged", "")
         return (200, CUT, "length") if row in ("3", "20") and tokens[row] <= 200 else (200, GOOD, "stop")
 
     gateway.answer, gateway.seconds = answer, 0.1
     source = job.write(30)
     status, stdout, stderr = job.run(source, "--rows", "4", "--requests", "3")
     total = outcome(stdout)
-    assert (total["good"], total["failed"], total["unanswered"], total["wrong"]) == (27, 2, 1, 0), stderr
-    assert (total["prompt tokens"], total["completion tokens"]) == (29 * 20, 29 * 10)
+    assert (total["good"], total["failed"], total["unanswered"], total["wrong"]) == (26, 2, 2, 0), stderr
+    assert (total["prompt tokens"], total["completion tokens"]) == (28 * 20, 28 * 10)
     assert status == 1
     assert "30 rows" in stderr
     assert gateway.peak <= 2 * 3
@@ -246,11 +246,12 @@ def test_each_row_ends_as_a_ticket_or_as_an_error_and_is_asked_again_where_that_
     assert records["3"]["completion_tokens"] == 10
     assert (records["5"]["error"], records["5"]["raw_output"]) == ("BadRequestError", None)
     assert "this row is too long" in records["5"]["message"]
+    assert "this row is flagged" in records["6"]["message"]  # it stops no other
 
     tokens.clear()
     status, stdout, stderr = job.run(source)
-    assert (status, tokens) == (0, {"5": 200}), stderr
-    assert (outcome(stdout)["good"], outcome(stdout)["done before"]) == (1, 29)
+    assert (status, tokens) == (0, {"5": 200, "6": 200}), stderr
+    assert (outcome(stdout)["good"], outcome(stdout)["done before"]) == (2, 28)
 
     tokens.clear()
     status, stdout, stderr = job.run(source, "--retry-failed")
@@ -305,12 +306,10 @@ def test_the_input_can_be_a_folder_of_parquet_and_of_compressed_json_lines(
     (folder / "_SUCCESS").touch()
     with gzip.open(folder / "one.jsonl.gz", "wt") as file:
         print(json.dumps({"id": "a", "text": "This is row a."}), file=file)
-    rows = [
-        {"id": 1, "text": "This is row 1.", "other": 1.5},
-        {"id": 2, "text": None},
-        {"id": 3, "text": "x"},
-    ]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "2026" / "two.parquet")
+    texts = ["This is row 1.", None, "x"]
+    beyond_dates = pyarrow.array([10**7] * 3, pyarrow.date32())  # a column that nobody needs
+    rows = pyarrow.table({"id": [1, 2, 3], "text": texts, "other": beyond_dates})
+    parquet.write_table(rows, folder / "2026" / "two.parquet")
     _, stdout, stderr = job.run(folder, "--input", f"file://{folder}")
     assert (outcome(stdout)["good"], outcome(stdout)["wrong"]) == (3, 1), stderr
     assert job.records().keys() == {"a", "1", "3"}
@@ -338,13 +337,22 @@ def test_what_concerns_the_whole_job_ends_in_one_line_before_ray_starts(
     assert not gateway.asked
 
 
+def test_a_file_that_cannot_be_read_is_named_in_one_line(gateway: Gateway, job: Job) -> None:
+    source = job.folder / "emails.jsonl.gz"
+    source.write_bytes(gzip.compress(job.write(300).read_bytes())[:-20])
+    status, _, stderr = job.run(source)
+    assert status == 1
+    assert re.search(f"^batch_ray: {source}: .{{1,200}}$", stderr, re.MULTILINE)
+    assert "Traceback" not in stderr
+
+
 def test_a_key_that_is_withdrawn_stops_the_job_in_one_line(gateway: Gateway, job: Job) -> None:
     gateway.answer = lambda row, attempt, body: (
         (401, "withdrawn", "") if int(row) > 500 else (200, GOOD, "stop")
     )
     status, _, stderr = job.run(job.write(2000))
     assert status == 1
-    assert re.search("^batch_ray: .*withdrawn", stderr, re.MULTILINE)
+    assert re.search("^batch_ray: .*withdrawn.{1,100}$", stderr, re.MULTILINE)
     assert "Traceback" not in stderr
     assert gateway.asked.total() < 1500
 
@@ -357,15 +365,26 @@ def test_help_does_not_import_ray() -> None:
     assert "--retry-failed" in ran.stdout
 
 
+@pytest.mark.parametrize("wrong", ["--actors", "--requests", "--rows"])
+def test_odd_options_are_wrong_usage(wrong: str, job: Job) -> None:
+    status, _, stderr = job.run(job.write(1), wrong, "0")
+    assert status == 2
+    assert f"{wrong.rpartition(' ')[2]}" in stderr.splitlines()[-1]
+
+
 def test_ctrl_c_ends_in_the_totals(gateway: Gateway, job: Job) -> None:
     gateway.seconds = 0.02
-    process = job.start(job.write(3000))
-    wait_for(lambda: gateway.asked.total() > 1500)
-    process.send_signal(signal.SIGINT)
-    status, stdout, stderr = job.end(process)
-    assert status == 130
-    assert 0 < outcome(stdout)["good"] < 3000
-    assert "Traceback" not in stderr
+    source, good = job.write(3000), 0
+    for asked in (1000, 2000):
+        process = job.start(source)
+        wait_for(lambda asked=asked: gateway.asked.total() > asked)  # type: ignore[misc]
+        process.send_signal(signal.SIGINT)
+        status, stdout, stderr = job.end(process)
+        assert status == 130
+        assert 0 < outcome(stdout)["good"] < 2000
+        assert outcome(stdout)["done before"] >= good
+        assert "Traceback" not in stderr
+        good = outcome(stdout)["good"]
 
 
 def test_a_job_whose_driver_is_killed_goes_on_where_it_was(gateway: Gateway, job: Job) -> None:
@@ -396,10 +415,12 @@ def test_a_part_that_was_cut_short_is_dropped_and_asked_again(gateway: Gateway, 
     lost = {row["id"] for path in (torn, empty) for row in parquet.read_table(path).to_pylist()}
     os.truncate(torn, torn.stat().st_size - 5)
     os.truncate(empty, 0)
+    (job.output / "_mine.parquet").touch()  # none of the job's files
     status, stdout, stderr = job.run(source)
     assert (status, outcome(stdout)["good"]) == (0, len(lost)), stderr
     assert gateway.asked == Counter(lost)
     assert len(job.records()) == 300
+    assert (job.output / "_mine.parquet").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
@@ -462,6 +483,15 @@ def test_a_machine_of_the_cluster_that_is_killed_takes_no_row_with_it(gateway: G
         print(f"{gateway.asked.total() - 1020:,} of 1,000 rows were asked twice")
 
 
+def test_more_actors_than_a_machine_can_run_wait_and_stop_nothing(gateway: Gateway, job: Job) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with node(job, "--head", "--num-cpus=1", f"--port={port}", "--include-dashboard=false"):
+        wait_for(partial(has_nodes, job, f"127.0.0.1:{port}", 1))
+        status, stdout, stderr = job.run(job.write(300), "--actors", "12", RAY_ADDRESS=f"127.0.0.1:{port}")
+    assert (status, outcome(stdout)["good"]) == (0, 300), stderr
+
+
 def has_nodes(job: Job, address: str, number: int) -> bool:
     code = "import ray; ray.init(logging_level=50); print(sum(node['Alive'] for node in ray.nodes()))"
     environment = job.environment | {"RAY_ADDRESS": address}
@@ -501,6 +531,9 @@ def test_the_small_program_has_the_same_records_and_goes_on_in_the_same_way(
     gateway.asked.clear()
     assert all("error" not in record for record in small(job, source, target, "--retry-failed"))
     assert gateway.asked.keys() == {"0", "1", "100", "101", "200", "201"}
+    source.write_text('{"id": "none", "text": null}\n\n{"id": "a", "text": "This is row 3."}\n')
+    records = small(job, source, target)[-2:]
+    assert {record["id"]: record.get("error") for record in records} == {"none": "AttributeError", "a": None}
 
 
 def memory(process: subprocess.Popen[bytes]) -> int:

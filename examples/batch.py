@@ -1,6 +1,6 @@
 """Turn lines of `{"id": 1, "text": "…"}` into tickets: `batch.py mail.jsonl tickets.jsonl [--retry-failed]`.
 
-Watch for: 32 requests are under way at a time. A run that was stopped goes on when it is started again.
+Watch for: 32 requests are under way at a time. A run that was stopped goes on when it is started once more.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class Ticket(BaseModel):
 async def ask(client: AsyncDotTxt, turn: asyncio.Semaphore, row: Any, **more: Any) -> dict[str, Any]:
     record, reply = dict[str, Any](id=str(row["id"])), None
     try:
-        text = f"Turn this email into JSON with category, urgent and summary:\n\n{row['text']}"
+        text = f"Turn this email into JSON with category, urgent and summary:\n\n{row['text'].strip()}"
         async with turn:
             ticket, reply = await client.generate_with_completion(input=text, response_format=Ticket, **more)
         record |= ticket.model_dump()
@@ -46,7 +46,7 @@ async def main(source: Path, target: Path, retry_failed: bool) -> None:
             done[record["id"]] = f"{line}\n"
     target.with_suffix(".new").write_text("".join(done.values()))
     target.with_suffix(".new").replace(target)
-    rows = [row for row in map(json.loads, source.open("rb")) if str(row["id"]) not in done]
+    rows = [it for it in map(json.loads, filter(bytes.strip, source.open("rb"))) if str(it["id"]) not in done]
     model, tokens = os.environ.get("DOTTXT_MODEL", "openai/gpt-oss-20b"), 800 if retry_failed else 200
     async with AsyncDotTxt(max_retries=8) as client:
         turn = asyncio.Semaphore(32)

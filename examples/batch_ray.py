@@ -1,17 +1,16 @@
 """Turn millions of emails into support tickets with Ray Data, on one machine or on many.
 
     pip install "ray[data]>=2.60" tqdm
-
     python examples/batch_ray.py --input emails.jsonl --output tickets
     python examples/batch_ray.py --input s3://mail/2026 --output s3://tickets/2026 --actors 100 --rows 2000
 
 The input is a file, a folder or a URI of JSON lines (`.jsonl`, `.jsonl.gz`, …) or Parquet, with the columns
-`id` (unique; it becomes text) and `text`. The output is a folder of Parquet files with one row for each id: a
-ticket where `error` is null. The workers read, ask and write the rows; the driver holds none.
+`id` (text or whole numbers, unique) and `text`. The output is a folder of its own, of Parquet files with one
+row for each id: a ticket where `error` is null. The workers read, ask and write; the driver holds no rows.
 
-Watch for: a run that was stopped in any way goes on when it is started again. Rows without an answer are then
-asked again; rows whose answer did not fit only with `--retry-failed`, with four times the tokens. A file is
-written when its rows (`--rows`) are answered: a crash repeats those of a few files for each actor.
+Watch for: a run that was stopped goes on when it is started again with the same input. Rows without an answer
+are then asked again; rows whose answer did not fit only with `--retry-failed`, with four times the tokens. A
+file is written when its rows (`--rows`) are answered: a crash repeats those of a few files for each actor.
 
 `--actors` times `--requests` are asked at a time. Under a rate limit of 600 requests a minute, and with
 answers that take 3 seconds, 600 / 60 * 3 = 30 are enough: more only wait to be asked again.
@@ -44,9 +43,8 @@ from tqdm import tqdm
 from dottxt import AsyncDotTxt, DotTxt, InvalidOutputError
 
 COLUMNS = pyarrow.schema(
-    {"id": "string", "category": "string", "urgent": "bool", "summary": "string"}
-    | {"error": "string", "message": "string", "raw_output": "string"}
-    | {"prompt_tokens": "int64", "completion_tokens": "int64"}
+    {"id": "string", "category": "string", "urgent": "bool", "summary": "string", "error": "string"}
+    | {"message": "string", "raw_output": "string", "prompt_tokens": "int64", "completion_tokens": "int64"}
 )
 ROWS, BLANK = pyarrow.schema(dict.fromkeys(("id", "text", "wrong"), "string")), (b"\n", b"\r\n")
 COUNTED = ("good", "failed", "unanswered", "prompt_tokens", "completion_tokens")
@@ -58,25 +56,24 @@ class Ask:
     def __init__(self, options: argparse.Namespace) -> None:
         self.client, self.turn = AsyncDotTxt(max_retries=8), asyncio.Semaphore(options.requests)
         self.model, self.tokens = options.model, options.max_tokens * (4 if options.retry_failed else 1)
-        self.run, (self.filesystem, self.folder) = options.run, fs.FileSystem.from_uri(options.output)
+        self.filesystem, self.folder = fs.FileSystem.from_uri(options.output)
 
     async def __call__(self, rows: pyarrow.Table) -> dict[str, list[Any]]:
-        emails = [row for row in rows.to_pylist() if not row["wrong"]]
-        records = await asyncio.gather(*map(self.ask, emails))
+        records = await asyncio.gather(*(self.ask(row) for row in rows.to_pylist() if not row["wrong"]))
         count = Counter[str]()
         for record in records:
             count["failed" if "raw_output" in record else "unanswered" if "error" in record else "good"] += 1
             count.update({name: record.get(name, 0) for name in COUNTED[3:]})
         if records:
             # Named after its rows: where a fault makes Ray repeat them, they take the place of themselves.
-            path = f"{self.folder}/{self.run}-{keys([str(rows['id'].to_pylist())])[0].hex()}.parquet"
+            path = f"{self.folder}/tickets-{keys([str(rows['id'].to_pylist())])[0].hex()}.parquet"
             table = pyarrow.Table.from_pylist(records, COLUMNS)
             await asyncio.to_thread(parquet.write_table, table, path, filesystem=self.filesystem)
         return {name: [count[name]] for name in COUNTED} | {"wrong": [rows["wrong"].drop_null().to_pylist()]}
 
     async def ask(self, row: dict[str, str]) -> dict[str, Any]:
         record = await batch.ask(self.client, self.turn, row, model=self.model, max_tokens=self.tokens)
-        if record.get("error") in ("AuthenticationError", "NotFoundError", "PermissionDeniedError"):
+        if record.get("error") in ("AuthenticationError", "NotFoundError"):
             raise RuntimeError(record["message"])  # it is the same for all rows
         return {name: unicode(value) if isinstance(value, str) else value for name, value in record.items()}
 
@@ -100,7 +97,7 @@ def settle(options: argparse.Namespace) -> tuple[Any, int]:
     filesystem.create_dir(folder)
     parts = dataset.dataset(folder, COLUMNS, "parquet", filesystem, exclude_invalid_files=True)
     for file in filesystem.get_file_info(fs.FileSelector(folder)):
-        if file.extension == "parquet" and file.path not in parts.files:
+        if file.base_name.startswith("tickets-") and file.path not in parts.files:
             filesystem.delete_file(file.path)  # a crash cut it short
     done = compute.field("error").is_null()
     if not options.retry_failed:
@@ -133,23 +130,27 @@ def reader(options: argparse.Namespace, done: list[Any]) -> Any:
 
     class Emails(ray.data.datasource.FileBasedDatasource):  # type: ignore[misc]
         def _read_stream(self, file: Any, path: str) -> Iterator[pyarrow.Table]:
-            lines: Iterator[Any] = iter(io.BufferedReader(file))
-            if path.endswith(".parquet"):
-                batches = parquet.ParquetFile(io.BytesIO(file.read())).iter_batches(1000)
-                lines = itertools.chain.from_iterable(rows.to_pylist() for rows in batches)
-            known, numbered = numpy.append(ray.get(done[0]), b""), enumerate(lines, 1)
-            while chunk := list(itertools.islice(numbered, 1000)):
-                rows = [email(line, f"{path}:{number}") for number, line in chunk if line not in BLANK]
-                ids = keys([row["id"] for row in rows])
-                new = known[numpy.searchsorted(known[:-1], ids)] != ids
-                yield pyarrow.Table.from_pylist(rows, ROWS).filter(pyarrow.array(new))
+            try:
+                lines: Iterator[Any] = iter(io.BufferedReader(file))
+                if path.endswith(".parquet"):
+                    table = parquet.ParquetFile(io.BytesIO(file.read()))
+                    batches = table.iter_batches(1000, columns=["id", "text"])
+                    lines = itertools.chain.from_iterable(rows.to_pylist() for rows in batches)
+                known, numbered = numpy.append(ray.get(done[0]), b""), enumerate(lines, 1)
+                while chunk := list(itertools.islice(numbered, 1000)):
+                    rows = [email(line, f"{path}:{number}") for number, line in chunk if line not in BLANK]
+                    ids = keys([row["id"] for row in rows])
+                    new = known[numpy.searchsorted(known[:-1], ids)] != ids
+                    yield pyarrow.Table.from_pylist(rows, ROWS).filter(pyarrow.array(new))
+            except (OSError, ValueError, OverflowError) as error:
+                raise RuntimeError(f"{path}: {error}") from error
 
     return Emails(options.input)
 
 
 def run(options: argparse.Namespace, total: Counter[str]) -> None:
     """Run the job on Ray, and show how far it is."""
-    defaults = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # or it warns of each actor
+    defaults = {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     if os.environ.get("RAY_ADDRESS", "local") == "local":
         defaults["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # it stays on loopback
     os.environ.update(defaults | os.environ)
@@ -167,8 +168,8 @@ def run(options: argparse.Namespace, total: Counter[str]) -> None:
     context.execution_options.resource_limits = limits
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # it lives as long as the driver
     done, number = ray.remote(settle).options(num_cpus=0, num_returns=2, label_selector=here).remote(options)
-    rows = ray.data.read_datasource(reader(options, [done]), override_num_blocks=1, num_cpus=0.1)
-    parts = rows.map_batches(
+    total["done before"] = ray.get(number)
+    parts = ray.data.read_datasource(reader(options, [done]), override_num_blocks=1, num_cpus=0).map_batches(
         Ask,
         fn_constructor_args=[options],
         batch_size=options.rows,
@@ -183,7 +184,6 @@ def run(options: argparse.Namespace, total: Counter[str]) -> None:
             total.update(part | {"wrong": len(part["wrong"])})
             bar.set_postfix_str(", ".join(f"{total[name]:,} {name}" for name in COUNTED[1:]), refresh=False)
             bar.update(sum(part[name] for name in COUNTED[:3]))
-    total["done before"] = ray.get(number)
 
 
 def main() -> int:
@@ -196,8 +196,9 @@ def main() -> int:
     parser.add_argument("--model", default=os.environ.get("DOTTXT_MODEL", "openai/gpt-oss-20b"))
     parser.add_argument("--max-tokens", type=int, default=200)
     parser.add_argument("--retry-failed", action="store_true", help="ask again where the answer did not fit")
-    parser.set_defaults(run=os.urandom(4).hex())
     options, total, status = parser.parse_args(), Counter[str](), 0
+    if min(options.actors, options.requests, options.rows) < 1:
+        parser.error("--actors, --requests and --rows are at least 1")
     try:
         filesystem, path = fs.FileSystem.from_uri(options.input)
         if filesystem.get_file_info(path).type == fs.FileType.NotFound:
@@ -208,9 +209,8 @@ def main() -> int:
     except KeyboardInterrupt:
         status, sys.stdout = 130, io.StringIO()  # Ray prints there of each task that it ends
     except Exception as error:
-        cause = getattr(error, "cause", error)
-        words = " ".join([str(cause), *getattr(cause, "__notes__", [])]).split()
-        sys.exit(" ".join(["batch_ray:", *words]))
+        words = [str(getattr(error, "cause", error)).split("\nFailed")[0], *getattr(error, "__notes__", [])]
+        sys.exit(" ".join(["batch_ray:", *" ".join(words).split()]))  # and not Ray's advice on its settings
     counts = [f"{total[name]:,} {name.replace('_', ' ')}" for name in (*COUNTED, "wrong", "done before")]
     print(", ".join(counts), file=sys.__stdout__, flush=True)
     return status or bool(total["unanswered"])

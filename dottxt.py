@@ -830,13 +830,13 @@ def _content(part: dict[str, Any]) -> str:
     return content
 
 
-def _reports_error(record: Any) -> bool:
+def _is_error(it: Any) -> bool:
     """Return whether an error stands in a record, in its choice, or in one of an array of records."""
-    if isinstance(record, dict):
-        if record.get("error") or record.get("object") == "error" or _reports_error(record.get("x_groq")):
+    if isinstance(it, dict):
+        if it.get("error") or it.get("object") == "error" or ("x_groq" in it and _is_error(it["x_groq"])):
             return True
-        record = record.get("choices")
-    return isinstance(record, list) and any(map(_reports_error, record))
+        it = it.get("choices")
+    return isinstance(it, list) and any(map(_is_error, it))
 
 
 class _Answer:
@@ -941,7 +941,7 @@ class _Answer:
                 data = b""
         if isinstance(record, dict):
             self._note(record)
-        if name == "error" or _reports_error(record):
+        if name == "error" or _is_error(record):
             self._fail()
         if name == "done" and data:
             self.has_end_mark = True
@@ -1009,9 +1009,9 @@ class _Answer:
             raise self._invalid(json.JSONDecodeError("Expecting a chat completion", text, 0), text)
         with contextlib.suppress(PatchStreamError):  # it is not a chat completion
             self._read_chat(record)
-        if _reports_error(record) or not self._pieces:
+        if _is_error(record) or not self._pieces:
             self._record = _encode(record).encode()
-            raise self._invalid(None, self.raw_output, reported=_reports_error(record))
+            raise self._invalid(None, self.raw_output, reported=_is_error(record))
         return self.validate(self.check())
 
     def check(self) -> str:

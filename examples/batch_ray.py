@@ -107,7 +107,7 @@ def settle(options: argparse.Namespace) -> tuple[Any, int]:
         rest = parquet.read_table(path, filesystem=filesystem, filters=done)
         parquet.write_table(rest, f"{folder}/.rest", filesystem=filesystem)
         filesystem.move(f"{folder}/.rest", path)
-    return numpy.sort(found), len(found)
+    return numpy.append(numpy.sort(found), b""), len(found)  # and a last one that is no row's
 
 
 def email(line: Any, place: str) -> dict[str, str]:
@@ -136,7 +136,7 @@ def reader(options: argparse.Namespace, done: list[Any]) -> Any:
                     table = parquet.ParquetFile(io.BytesIO(file.read()))
                     batches = table.iter_batches(1000, columns=["id", "text"])
                     lines = itertools.chain.from_iterable(rows.to_pylist() for rows in batches)
-                known, numbered = numpy.append(ray.get(done[0]), b""), enumerate(lines, 1)
+                known, numbered = ray.get(done[0]), enumerate(lines, 1)
                 while chunk := list(itertools.islice(numbered, 1000)):
                     rows = [email(line, f"{path}:{number}") for number, line in chunk if line not in BLANK]
                     ids = keys([row["id"] for row in rows])

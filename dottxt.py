@@ -1177,9 +1177,9 @@ class _Exchange:
                 body[name] = value
         # Message objects of the SDK become plain dicts.
         self.body = _ANYTHING.dump_python(body, mode="json", by_alias=True, exclude_unset=True)
-        names = [*client.default_headers, *(headers or {})]
-        replaced = dict.fromkeys((name for name in names if name.lower() in _HEADERS), openai._types.Omit())
-        headers = {**(headers or {}), **replaced, **_HEADERS}
+        headers = headers or {}
+        replaced = [name for name in (*client.default_headers, *headers) if name.lower() in _HEADERS]
+        headers = {**headers, **dict.fromkeys(replaced, openai._types.Omit()), **_HEADERS}
         given = {"headers": headers, "params": query, "timeout": timeout}
         self.options = {name: value for name, value in given.items() if value is not None}
         self.client = client
@@ -1718,10 +1718,10 @@ def _cli_message(error: Exception, key: str) -> str:
         error = PatchStreamError(status_code=error.status_code, body=_redact(error.response.text, key))
     text = str(error)
     if isinstance(error, openai.APIConnectionError):
-        text = f"{_hint(error)}; check base_url"
+        text = f"{_hint(error)}; check DOTTXT_BASE_URL"
     elif not isinstance(error, (ValueError, RuntimeError, openai.OpenAIError)):
         text = f"{type(error).__name__}: {text}"
-    text = re.sub("base_url(?= is prob| usually| must|$)", "DOTTXT_BASE_URL", _redact(text, key))
+    text = re.sub(r"\bbase_url(?= is prob| usually| must)", "DOTTXT_BASE_URL", _redact(text, key))
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)
 
 
